@@ -1,0 +1,73 @@
+// The backing chain of one disk: layers from the active one (depth 0) down to the base.
+#pragma once
+
+#include "engine/base/error.hpp"
+#include "engine/base/range.hpp"
+#include "engine/base/task.hpp"
+#include "engine/block/image.hpp"
+#include "engine/block/model.hpp"
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+namespace weir {
+
+/// One opened image of a chain. Shared by the chain and by operations in flight; closed by whoever drops it.
+struct layer {
+  layer_model model;
+  std::unique_ptr<weir::image> image;
+};
+
+/// Which layers a lookup asks: depths [first, last). last is clipped to the chain's depth.
+struct depth_range {
+  std::size_t first = 0;
+  std::size_t last = static_cast<std::size_t>(-1);
+};
+
+/// The answer of a lookup.
+struct located_extent {
+  /// Owning layer's depth; equal to the asked range's end if no layer in it allocates the range, and to the
+  /// depth of the short layer if the range lies past the end of a layer in the middle.
+  std::size_t depth = 0;
+  /// The layer at that depth, or null if nobody owns the range.
+  std::shared_ptr<layer> owner;
+  /// kind is data, zero or encoded; zero where nobody owns the range and the lookup went down to the base;
+  /// unallocated where it stopped above the base.
+  mapping found;
+  std::uint64_t length() const noexcept { return found.extent.length; }
+};
+
+class chain {
+ public:
+  /// Precondition: at least one layer, active first; every layer is open.
+  explicit chain(std::vector<std::shared_ptr<layer>> layers);
+
+  std::size_t depth() const noexcept { return layers_.size(); }
+  const std::shared_ptr<layer>& at(std::size_t index) const noexcept { return layers_[index]; }
+  const std::vector<std::shared_ptr<layer>>& layers() const noexcept { return layers_; }
+  layer& active() const noexcept { return *layers_.front(); }
+  /// The guest-visible length: the active layer's.
+  std::uint64_t size() const noexcept { return active().image->virtual_size(); }
+
+  /// Who owns the range at range.offset among the layers asked, and where it is; the answer covers at least
+  /// one byte and no more than `range`. Reads past a short layer's end are zero, whatever lies below it.
+  /// Precondition: range is not empty and inside size().
+  task<result<located_extent>> lookup(byte_range range, depth_range among, map_effort effort) const;
+
+  /// Index of the layer that `spec` names: "vda[3]" (by model.index), a path or name as modelled or as
+  /// recorded. An empty spec names nothing. `disk_name` is the disk's own name, which alone names layer 0.
+  std::optional<std::size_t> find_layer(std::string_view disk_name, std::string_view spec) const;
+
+  /// Replaces the layers. Precondition: nothing is in flight on the chain. The caller closes what was
+  /// dropped.
+  void replace_layers(std::vector<std::shared_ptr<layer>> layers);
+
+  /// Closes every image, active first; the first error is returned.
+  task<result<void>> close();
+
+ private:
+  std::vector<std::shared_ptr<layer>> layers_;
+};
+
+}  // namespace weir

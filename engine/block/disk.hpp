@@ -1,0 +1,142 @@
+// A disk as its guest sees it: one chain, written at the top.
+//
+// A write: enter the gate → hold the range in flight → observers before → map the active layer; where it is
+// in place, write there; otherwise hold whole grains, allocate, fill head and tail from what the range reads
+// as now, write, publish → observers after → (FUA: flush) → answer. A read holds nothing: pins keep its
+// extents valid. With copy-on-read, what the active layer lacks is populated first (block/populate.hpp) with
+// the range held.
+#pragma once
+
+#include "engine/base/error.hpp"
+#include "engine/base/gate.hpp"
+#include "engine/base/range.hpp"
+#include "engine/base/task.hpp"
+#include "engine/block/chain.hpp"
+#include "engine/block/in_flight.hpp"
+#include "engine/block/observer.hpp"
+#include "engine/block/resources.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace weir {
+
+enum class zero_detection : std::uint8_t {
+  off,
+  on,     ///< written zeros become zero clusters that keep their space
+  unmap,  ///< and give space back
+};
+
+struct disk_settings {
+  std::string name;
+  bool read_only = false;
+  bool copy_on_read = false;
+  bool discard_unmap = true;  ///< guest discards reach the image; otherwise they do nothing
+  zero_detection detect_zeroes = zero_detection::off;
+};
+
+struct write_flags {
+  bool fua = false;  ///< answer only once this write is durable
+};
+
+struct zero_flags {
+  bool fua = false;
+  bool may_punch = true;   ///< space may be given back
+  bool fast_only = false;  ///< fail with not_supported, changing nothing, unless cheaper than writing zeros
+};
+
+/// A run of the whole chain with one status.
+struct status_run {
+  std::uint64_t length = 0;
+  std::uint32_t depth = 0;  ///< 0: allocated nowhere; 1: in the active layer; 2: in its backing; …
+  bool zero = false;        ///< known to read as zero
+  friend bool operator==(const status_run&, const status_run&) = default;
+};
+
+/// What populate() did with a range.
+struct populated {
+  std::uint64_t copied_bytes = 0;   ///< non-zero data written to the active layer
+  std::uint64_t zero_bytes = 0;     ///< found to be zero: marked or left unallocated
+  std::uint64_t skipped_bytes = 0;  ///< already allocated in the active layer, or owned below the base
+};
+
+struct populate_options {
+  std::size_t base_depth =
+      static_cast<std::size_t>(-1);  ///< layers from here down stay the backing; copy only above
+};
+
+class disk {
+ public:
+  disk(engine_resources resources, std::unique_ptr<weir::chain> chain, disk_settings settings);
+  disk(const disk&) = delete;
+  disk& operator=(const disk&) = delete;
+
+  const std::string& name() const noexcept { return settings_.name; }
+  bool read_only() const noexcept { return settings_.read_only; }
+  std::uint64_t size() const noexcept { return chain_->size(); }
+  const disk_settings& settings() const noexcept { return settings_; }
+  engine_resources& resources() noexcept { return resources_; }
+
+  // Guest requests. Ranges must lie inside size() (errc::out_of_range) and may have any alignment; empty
+  // ranges succeed. All may suspend; any number may run at a time. Changes fail with errc::read_only on a
+  // read-only disk.
+
+  task<result<void>> read(std::uint64_t offset, std::span<std::byte> buffer);
+  task<result<void>> write(std::uint64_t offset, std::span<const std::byte> data, write_flags flags);
+  task<result<void>> zero(byte_range range, zero_flags flags);
+  /// Content afterwards: zero or unchanged, stable; parts smaller than a grain are left alone.
+  task<result<void>> discard(byte_range range, write_flags flags);
+  /// Everything answered before is durable afterwards.
+  task<result<void>> flush();
+  /// Status of a prefix of `range` (all of it unless there are more than `most_runs` runs); neighbours
+  /// differ.
+  task<result<std::vector<status_run>>> status(byte_range range, std::size_t most_runs);
+  /// True if zero() is cheaper than writing zeros.
+  bool has_fast_zero() const noexcept;
+
+  void set_copy_on_read(bool on) noexcept { settings_.copy_on_read = on; }
+
+  // For jobs.
+
+  /// Brings what layers [1, base_depth) own of `range` into the active layer; content-neutral, unseen by
+  /// observers. `range` must be whole grains of the active layer (or end at the disk's end) and at most
+  /// largest_step long.
+  task<result<populated>> populate(byte_range range, populate_options options);
+  static constexpr std::uint64_t largest_step = 4 * MiB;
+
+  void add_observer(change_observer& observer);
+  void remove_observer(change_observer& observer) noexcept;
+
+  const weir::chain& chain() const noexcept { return *chain_; }
+  /// The chain for a change of its layers. Precondition: drained.
+  weir::chain& chain_for_change() noexcept { return *chain_; }
+  /// Keeps new requests waiting and returns when none is in flight; needs a matching resume().
+  task<void> drain() { return gate_.drain(); }
+  void resume() { gate_.reopen(); }
+
+  /// Drains for good, flushes and closes every layer. The first error is returned; everything is closed
+  /// anyway.
+  task<result<void>> close();
+
+ private:
+  task<result<void>> read_through(byte_range range, std::span<std::byte> buffer);
+  task<result<void>> read_and_populate(byte_range range, std::span<std::byte> buffer);
+  task<result<void>> write_held(byte_range range, std::span<const std::byte> data,
+                                in_flight_ranges::hold& held);
+  task<result<void>> notify_before(byte_range range, change_kind kind);
+  task<result<void>> notify_after(byte_range range, change_kind kind, std::span<const std::byte> data);
+  result<void> check_change(byte_range range) const;
+
+  engine_resources resources_;
+  std::unique_ptr<weir::chain> chain_;
+  disk_settings settings_;
+  in_flight_ranges in_flight_;
+  gate gate_;
+  std::vector<change_observer*> observers_;
+};
+
+}  // namespace weir

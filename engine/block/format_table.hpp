@@ -1,0 +1,71 @@
+// Formats register through a table handed to the engine at start; the engine names none of them.
+#pragma once
+
+#include "engine/base/error.hpp"
+#include "engine/base/task.hpp"
+#include "engine/block/image.hpp"
+#include "engine/storage/storage.hpp"
+
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace weir {
+
+struct image_open_options {
+  bool writable = false;
+  /// Upper bound of cached metadata, in bytes; the format may keep a small working minimum beyond it.
+  std::size_t metadata_cache_bytes = std::size_t{32} << 20;
+};
+
+struct image_create_options {
+  std::uint64_t virtual_size = 0;
+  std::optional<backing_reference> backing;
+  /// The -o options (`cluster_size=64K`), values as typed. Unknown keys are refused by name.
+  std::map<std::string, std::string> options;
+};
+
+struct format_driver {
+  std::string_view name;
+  bool can_have_backing = false;
+  /// True if `head` (the first bytes of a file, up to probe_bytes) carries the format's magic.
+  bool (*probe)(std::span<const std::byte> head) = nullptr;
+  /// Takes the storage over (it is closed on failure). Failures name storage.location(), the field and its
+  /// value.
+  task<outcome<std::unique_ptr<image>>> (*open)(std::unique_ptr<storage> from,
+                                                image_open_options options) = nullptr;
+  /// Writes an empty image into `into` (length 0) and makes it durable. Null: cannot be created.
+  task<outcome<void>> (*create)(storage& into, image_create_options options) = nullptr;
+};
+
+inline constexpr std::size_t probe_bytes = 512;
+
+class format_table {
+ public:
+  explicit format_table(std::span<const format_driver> drivers) : drivers_(drivers) {}
+
+  std::span<const format_driver> drivers() const noexcept { return drivers_; }
+
+  /// The driver called `name`, or null.
+  const format_driver* find(std::string_view name) const noexcept {
+    for (const format_driver& driver : drivers_) {
+      if (driver.name == name) return &driver;
+    }
+    return nullptr;
+  }
+
+  /// The driver whose magic `head` carries; the one without a magic (raw) otherwise, or null.
+  const format_driver* probe(std::span<const std::byte> head) const noexcept {
+    for (const format_driver& driver : drivers_) {
+      if (driver.probe != nullptr && driver.probe(head)) return &driver;
+    }
+    return find("raw");
+  }
+
+ private:
+  std::span<const format_driver> drivers_;
+};
+
+}  // namespace weir

@@ -1,0 +1,184 @@
+// The image interface: what a format knows of ONE layer. An image is pure metadata: it says where guest data
+// is or goes and never moves it; it never looks at its backing image.
+//
+// Life of an allocating write, as the engine drives it (engine/block/placement.cpp):
+//   map        → not writable in place
+//   allocate   → a host extent for whole grains, and which head and tail of them the engine must fill
+//   (the engine writes head, data and tail to the storage)
+//   publish    → the mapping now points there; becomes durable with the next flush
+//   or release → the extent was not used and is given back
+//
+// Contracts
+// - One engine thread. Operations of one image may overlap in time (each may suspend); the image keeps its
+//   metadata consistent across its own suspensions. The caller keeps changes of one grain exclusive: between
+//   allocate and publish/release, and during zero and discard, no other change touches those grains.
+// - A mapping pins what it names: the extent stays valid, and its host range is not reused or punched, until
+// the
+//   mapping is destroyed. All mappings are destroyed before close().
+// - `in_place` says that guest writes may go straight to the extent. Readable is not writable: clusters
+// shared
+//   with a snapshot, compressed or zero clusters are not in place.
+// - publish records intent; flush makes everything published and all data written before it durable, in the
+//   order data storages, refcounts, pointers, deferred frees. Never may a durable pointer name something that
+//   is not durable itself.
+// - epoch() changes whenever earlier answers about in_place may no longer hold (snapshot, revert, resize,
+//   rebase, commit).
+#pragma once
+
+#include "engine/base/error.hpp"
+#include "engine/base/range.hpp"
+#include "engine/base/task.hpp"
+#include "engine/block/pin_ledger.hpp"
+#include "engine/storage/storage.hpp"
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+namespace weir {
+
+enum class extent_kind : std::uint8_t {
+  data,         ///< plain bytes at host_offset of a storage
+  zero,         ///< reads as zero, whatever lies below
+  unallocated,  ///< this layer does not say: ask the backing layer
+  encoded,      ///< compressed: read the unit's host bytes, decode, take the wanted part
+};
+
+/// Turns the host bytes of one unit into exactly `decoded.size()` guest bytes. Pure: runs on any thread.
+/// Errors: errc::corrupt_data.
+using unit_decoder = result<void> (*)(std::span<const std::byte> encoded, std::span<std::byte> decoded);
+
+/// An encoded unit (a compressed cluster).
+struct encoded_unit {
+  byte_range guest;  ///< what it decodes to; the last unit of a disk may end past the virtual size
+  byte_range host;   ///< may end past the end of the storage, which then reads as zero
+  unit_decoder decode = nullptr;
+};
+
+/// A run of one layer with one answer.
+struct extent {
+  extent_kind kind = extent_kind::unallocated;
+  bool in_place = false;           ///< data: guest writes may go there directly
+  std::uint8_t storage_index = 0;  ///< data, encoded: which of the image's storages
+  std::uint64_t length = 0;        ///< guest bytes from the offset asked for, > 0
+  std::uint64_t host_offset = 0;   ///< data: where the byte asked for lies
+  encoded_unit unit;               ///< encoded
+};
+
+/// An extent and the pin that keeps it valid.
+struct mapping {
+  weir::extent extent;
+  pin_ledger::pin pin;
+};
+
+/// How hard map() looks.
+enum class map_effort : std::uint8_t {
+  locate,  ///< where to read or write: a raw file is data throughout
+  status,  ///< is it allocated, is it zero: a raw file's holes are looked up
+};
+
+/// A host extent reserved for whole grains of the guest.
+struct allocation {
+  byte_range guest;  ///< covered guest bytes: whole grains, clipped to the virtual size
+  byte_range head;   ///< part of `guest` before the request: fill before publish; may be empty
+  byte_range tail;   ///< part of `guest` behind the request: fill before publish; may be empty
+  std::uint8_t storage_index = 0;
+  std::uint64_t host_offset = 0;  ///< where guest.offset goes; the host range is contiguous
+  std::uint64_t token = 0;        ///< the image's own
+};
+
+/// The backing image as the overlay's header records it.
+struct backing_reference {
+  std::string name;        ///< the raw string, e.g. "base.img" or "json:{…}"
+  std::string format;      ///< empty: not recorded
+  bool may_probe = false;  ///< the format states raw explicitly, so an unrecorded one may be probed (QED)
+  friend bool operator==(const backing_reference&, const backing_reference&) = default;
+};
+
+/// A format-specific fact for `weir info`; the key is qemu-img's where it has one.
+struct image_fact {
+  std::string key;
+  std::variant<bool, std::uint64_t, std::string> value;
+};
+
+class image {
+ public:
+  image() = default;
+  image(const image&) = delete;
+  image& operator=(const image&) = delete;
+  virtual ~image() = default;
+
+  virtual std::string_view format() const noexcept = 0;
+  /// Guest-visible length in bytes.
+  virtual std::uint64_t virtual_size() const noexcept = 0;
+  /// Unit of allocation in bytes (a cluster), a power of two; 1 where every byte is always allocated.
+  virtual std::uint64_t grain() const noexcept = 0;
+  virtual bool writable() const noexcept = 0;
+  /// The recorded backing image, if any. Valid until set_backing.
+  virtual const std::optional<backing_reference>& backing() const noexcept = 0;
+  virtual std::vector<image_fact> facts() const = 0;
+  /// Storages by extent::storage_index; 0 always exists. Owned by the image.
+  virtual storage& storage_at(std::uint8_t index) noexcept = 0;
+
+  std::uint64_t epoch() const noexcept { return epoch_; }
+
+  /// The extent at range.offset, no longer than range.length. Does no more I/O than its first grain needs.
+  /// Precondition: range is not empty and inside the virtual size.
+  /// Errors: corrupt_image for entries that point nowhere valid (only that range is affected).
+  task<result<mapping>> map(byte_range range, map_effort effort);
+  /// The same without I/O, if the metadata is cached.
+  std::optional<result<mapping>> try_map(byte_range range, map_effort effort);
+
+  /// Reserves host space for a prefix of `range`, widened to whole grains. Nothing is visible before publish.
+  /// Precondition: writable; map at range.offset is not in_place data.
+  /// Errors: read_only, ENOSPC, not_supported (everything is always in place).
+  task<result<allocation>> allocate(byte_range range);
+  /// Points the guest range at the reserved extent, whose bytes have all been written.
+  task<result<void>> publish(const allocation& reserved);
+  /// Gives back an allocation that will not be published.
+  task<result<void>> release(const allocation& reserved);
+
+  /// The range reads as zero afterwards, without consulting the backing layer, taking no space if mode
+  /// permits. Precondition: both ends are multiples of grain() or the virtual size; writable. Errors:
+  /// not_supported where only writing zeros helps.
+  task<result<void>> zero(byte_range range, zero_mode mode);
+  /// Gives space back where it can; afterwards the range reads as zero or as before, never as the backing
+  /// layer. Precondition: as for zero().
+  task<result<void>> discard(byte_range range);
+  /// See the contract above. Errors leave everything not yet durable pending for the next flush.
+  task<result<void>> flush();
+  /// Rewrites the recorded backing image (nullopt removes it); durable on return, previous publishes
+  /// included. Errors: not_supported; ENOSPC if the name does not fit the header.
+  task<result<void>> set_backing(std::optional<backing_reference> reference);
+  /// Flushes, marks the image clean and closes its storages, even after errors. Idempotent.
+  task<result<void>> close();
+
+ protected:
+  void bump_epoch() noexcept { ++epoch_; }
+  pin_ledger& pins() noexcept { return pins_; }
+
+ private:
+  virtual task<result<extent>> do_map(byte_range range, map_effort effort) = 0;
+  virtual std::optional<result<extent>> do_try_map(byte_range range, map_effort effort) = 0;
+  virtual task<result<allocation>> do_allocate(byte_range range) = 0;
+  virtual task<result<void>> do_publish(const allocation& reserved) = 0;
+  virtual task<result<void>> do_release(const allocation& reserved) = 0;
+  virtual task<result<void>> do_zero(byte_range range, zero_mode mode) = 0;
+  virtual task<result<void>> do_discard(byte_range range) = 0;
+  virtual task<result<void>> do_flush() = 0;
+  virtual task<result<void>> do_set_backing(std::optional<backing_reference> reference) = 0;
+  virtual task<result<void>> do_close() = 0;
+
+  bool may_change(byte_range range) const noexcept;
+
+  pin_ledger pins_;
+  std::uint64_t epoch_ = 0;
+  bool closed_ = false;
+};
+
+}  // namespace weir

@@ -1,0 +1,44 @@
+// Storage in memory, for tests and throw-away overlays. Sparse: untouched 64 KiB pages take no memory.
+#pragma once
+
+#include "engine/storage/storage.hpp"
+
+#include <array>
+#include <map>
+#include <memory>
+
+namespace weir {
+
+class memory_storage final : public storage {
+ public:
+  /// A storage of `size` zero bytes that grows.
+  explicit memory_storage(std::string location, std::uint64_t size = 0);
+
+  const std::string& location() const noexcept override { return location_; }
+  const storage_capabilities& capabilities() const noexcept override { return capabilities_; }
+  std::uint64_t size() const noexcept override { return size_; }
+  std::optional<int> descriptor() const noexcept override { return std::nullopt; }
+  std::optional<identity_type> identity() const noexcept override { return std::nullopt; }
+
+ private:
+  static constexpr std::uint64_t page_bytes = 64 * KiB;
+  using page = std::array<std::byte, page_bytes>;
+
+  task<result<void>> do_read(std::uint64_t offset, std::span<std::byte> buffer) override;
+  task<result<void>> do_write(std::uint64_t offset, std::span<const std::byte> data) override;
+  task<result<void>> do_flush() override;
+  task<result<void>> do_zero(byte_range range, zero_mode mode) override;
+  task<result<void>> do_discard(byte_range range) override;
+  task<result<void>> do_truncate(std::uint64_t length) override;
+  task<result<storage_run>> do_status(byte_range range) override;
+  task<result<void>> do_close() override;
+
+  void erase(byte_range range);
+
+  std::string location_;
+  storage_capabilities capabilities_;
+  std::uint64_t size_;
+  std::map<std::uint64_t, std::unique_ptr<page>> pages_;  // by index
+};
+
+}  // namespace weir

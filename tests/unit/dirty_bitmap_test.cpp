@@ -1,0 +1,56 @@
+#include "engine/base/dirty_bitmap.hpp"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+namespace weir {
+namespace {
+
+TEST(dirty_bitmap, set_widens_and_clear_narrows_to_granules) {
+  dirty_bitmap bitmap(1000, 64);
+  bitmap.set({70, 1});
+  EXPECT_TRUE(bitmap.is_set(64));
+  EXPECT_TRUE(bitmap.is_set(127));
+  EXPECT_FALSE(bitmap.is_set(128));
+  bitmap.clear({64, 63});
+  EXPECT_TRUE(bitmap.is_set(64));
+  bitmap.clear({64, 64});
+  EXPECT_EQ(bitmap.dirty_bytes(), 0U);
+}
+
+TEST(dirty_bitmap, last_partial_granule_counts_as_whole) {
+  dirty_bitmap bitmap(1000, 64);
+  bitmap.set({999, 1});
+  EXPECT_EQ(bitmap.next_set(0, 4096), (byte_range{960, 40}));
+  bitmap.clear({960, 40});
+  EXPECT_FALSE(bitmap.next_set(0, 4096));
+}
+
+TEST(dirty_bitmap, agrees_with_a_plain_array) {
+  constexpr std::uint64_t size = 3000;
+  constexpr std::uint64_t granularity = 8;
+  dirty_bitmap bitmap(size, granularity);
+  std::vector<bool> oracle(size / granularity);
+  std::mt19937 random(7);
+  for (int step = 0; step < 2000; ++step) {
+    const std::uint64_t offset = random() % size;
+    const std::uint64_t length = random() % (size - offset + 1);
+    const bool set = random() % 2 == 0;
+    set ? bitmap.set({offset, length}) : bitmap.clear({offset, length});
+    for (std::uint64_t bit = 0; bit < oracle.size(); ++bit) {
+      const byte_range granule{bit * granularity, granularity};
+      if (set && granule.overlaps({offset, length})) oracle[bit] = true;
+      if (!set && byte_range{offset, length}.contains(granule)) oracle[bit] = false;
+    }
+    std::uint64_t count = 0;
+    for (std::uint64_t bit = 0; bit < oracle.size(); ++bit) {
+      ASSERT_EQ(bitmap.is_set(bit * granularity), oracle[bit]) << "step " << step << " bit " << bit;
+      count += oracle[bit] ? 1 : 0;
+    }
+    ASSERT_EQ(bitmap.dirty_bytes(), count * granularity);
+  }
+}
+
+}  // namespace
+}  // namespace weir
