@@ -88,6 +88,9 @@ struct allocation {
   byte_range head;   ///< part of `guest` before the request: fill before publish; may be empty
   byte_range tail;   ///< part of `guest` behind the request: fill before publish; may be empty
   std::uint8_t storage_index = 0;
+  /// The host range reads as zero now and after a power loss (fresh at the end of a growing file): what is to
+  /// be zero there need not be written.
+  bool host_is_zero = false;
   std::uint64_t host_offset = 0;  ///< where guest.offset goes; the host range is contiguous
   std::uint64_t token = 0;        ///< the image's own
 };
@@ -119,6 +122,8 @@ class image {
   /// Unit of allocation in bytes (a cluster), a power of two; 1 where every byte is always allocated.
   virtual std::uint64_t grain() const noexcept = 0;
   virtual bool writable() const noexcept = 0;
+  /// True if zero() of whole grains is cheaper than writing zeros; false also where it is not_supported.
+  virtual bool zeroes_fast() const noexcept = 0;
   /// The recorded backing image, if any. Valid until set_backing.
   virtual const std::optional<backing_reference>& backing() const noexcept = 0;
   virtual std::vector<image_fact> facts() const = 0;
