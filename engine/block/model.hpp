@@ -3,9 +3,12 @@
 // disks, CDROMs").
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 namespace weir {
@@ -23,11 +26,15 @@ struct network_host {
 struct layer_source {
   std::string type = "file";  ///< file block dir network volume nvme vhostuser vhostvdpa
   std::string path;           ///< file, block, dir, vhostvdpa: the path; "fd:N" names an open descriptor
+  std::string fd_group;       ///< file: a descriptor handed in; the path is then only a label
   std::string protocol;  ///< network: nbd rbd iscsi gluster http https ftp ftps tftp ssh nfs sheepdog vxhs
   std::string name;      ///< network: export, image or path on the server
   std::vector<network_host> hosts;
-  std::string query;        ///< http(s): what follows '?'
-  bool tls = false;         ///< network: tls='yes'
+  std::string query;  ///< http(s): what follows '?'
+  bool tls = false;   ///< network: tls='yes'
+  /// Further facts in libvirt's words (pool volume snapshot config initiator user namespace …), in a fixed
+  /// order: shown and compared, not interpreted.
+  std::vector<std::pair<std::string, std::string>> details;
   std::string unsupported;  ///< a feature named in the description that must not be ignored; refused at open
   friend bool operator==(const layer_source&, const layer_source&) = default;
 };
@@ -42,7 +49,8 @@ struct storage_slice {
 struct layer_model {
   /// The name `vda[index]`; unique in the guest, never reused; absent until one is given.
   std::optional<unsigned> index;
-  std::string format;  ///< empty: not recorded, see the probing rule in engine/block/open_chain.hpp
+  bool index_invented = false;  ///< weir gave the index; the description carried none
+  std::string format;           ///< empty: not recorded, see the probing rule in engine/block/open_chain.hpp
   layer_source source;
   std::optional<storage_slice> slice;
   std::vector<layer_model> data_store;  ///< an external data file: empty or one layer
@@ -69,7 +77,9 @@ struct disk_model {
   std::string detect_zeroes = "off";  ///< off on unmap
   std::string cache;                  ///< empty = default
   std::string io;                     ///< threads native io_uring; empty = default
-  std::vector<layer_model> layers;    ///< 0 is the active layer; empty: a drive without medium
+  /// mandatory requisite optional; empty = mandatory. optional: a missing file means no medium.
+  std::string startup_policy;
+  std::vector<layer_model> layers;  ///< 0 is the active layer; empty: a drive without medium
   /// True: the description ends the chain. False: the last layer's own header says how it goes on.
   bool terminated = false;
   std::optional<mirror_model> mirror;
@@ -77,5 +87,15 @@ struct disk_model {
 
 /// "/p/base.raw", "nbd+unix:///x?socket=/s", … as shown to people and compared by commands.
 std::string describe(const layer_source& source);
+
+/// Gives every layer of `disk` (mirror included) without an index the next number, top first, and returns the
+/// number after the last one used. Numbers start at `next` and stay above every index already there. An index
+/// that an earlier layer of the disk carries is replaced, except where an active commit's mirror names a
+/// layer of its own disk and so shares its index.
+unsigned number_layers(disk_model& disk, unsigned next);
+
+/// The layer of `disk` that `spec` names: "vda" (the active layer), "vda[3]" (by index), a location or the
+/// name an overlay's header recorded for it. Depth, 0 = active. Nothing where no layer matches.
+std::optional<std::size_t> find_layer(const disk_model& disk, std::string_view spec);
 
 }  // namespace weir
