@@ -1,3 +1,88 @@
-int main() {
-  return 2;
+#include "cli/help.hpp"
+#include "cli/verbs.hpp"
+
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <vector>
+
+namespace weir::cli {
+namespace {
+
+void print(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+}
+
+int complain(std::string_view subject, std::string_view what) {
+  std::fprintf(stderr, "weir: %.*s: %.*s\n", static_cast<int>(subject.size()), subject.data(),
+               static_cast<int>(what.size()), what.data());
+  return exit_usage;
+}
+
+int show_help(std::span<const std::string> words) {
+  const bool man = !words.empty() && words.front() == "--man";
+  if (man) words = words.subspan(1);
+  if (words.size() > 1) return complain("help", "one verb at a time; see weir help");
+  if (words.empty()) {
+    print(man ? man_page(verbs()) : overview(verbs()));
+    return exit_done;
+  }
+  const verb* about = find_verb(words.front());
+  if (about == nullptr) return complain("help", "unknown verb '" + words.front() + "'; see weir help");
+  print(man ? man_page(*about) : help_text(*about));
+  return exit_done;
+}
+
+int run_verb(const verb& chosen, std::span<const std::string> words) {
+  option_set options;
+  chosen.declare(options);
+  options.flag("help", "Show this text.");
+  auto given = options.parse(words);
+  if (given.has_value() && given->has("help")) {
+    print(help_text(chosen));
+    return exit_done;
+  }
+  outcome<int> answer = given.has_value() ? chosen.run(*given) : outcome<int>(given.error());
+  if (answer.has_value()) return *answer;
+  if (is_usage(answer.error())) {
+    return complain(chosen.name, answer.error().what + "; see weir help " + std::string(chosen.name));
+  }
+  complain(chosen.name, answer.error().what);
+  return chosen.failed;
+}
+
+int run(std::span<const std::string> words) {
+  if (words.empty()) {
+    std::fputs(overview(verbs()).c_str(), stderr);
+    return exit_usage;
+  }
+  const std::string& first = words.front();
+  if (first == "--version" || first == "-V") {
+    print("weir " + std::string(version) + "\n");
+    return exit_done;
+  }
+  if (first == "help" || first == "--help" || first == "-h") return show_help(words.subspan(1));
+  const verb* chosen = find_verb(first);
+  if (chosen == nullptr) return complain(first, "unknown verb; see weir help");
+  return run_verb(*chosen, words.subspan(1));
+}
+
+}  // namespace
+}  // namespace weir::cli
+
+int main(int count, char** words) {
+  std::signal(SIGPIPE, SIG_IGN);
+  const std::vector<std::string> given(words + 1, words + count);
+  try {
+    const int code = weir::cli::run(given);
+    if (std::fflush(stdout) != 0 && code == 0) {
+      std::fputs("weir: standard output: cannot be written\n", stderr);
+      return weir::cli::exit_failed;
+    }
+    return code;
+  } catch (const std::exception& broken) {
+    std::fprintf(stderr, "weir: internal error: %s\n", broken.what());
+    return weir::cli::exit_failed;
+  }
 }
