@@ -1,11 +1,10 @@
 // Storage in memory, for tests and throw-away overlays. Sparse: untouched 64 KiB pages take no memory.
 #pragma once
 
+#include "engine/storage/sparse_bytes.hpp"
 #include "engine/storage/storage.hpp"
 
-#include <array>
-#include <map>
-#include <memory>
+#include <string>
 
 namespace weir {
 
@@ -16,14 +15,11 @@ class memory_storage final : public storage {
 
   const std::string& location() const noexcept override { return location_; }
   const storage_capabilities& capabilities() const noexcept override { return capabilities_; }
-  std::uint64_t size() const noexcept override { return size_; }
+  std::uint64_t size() const noexcept override { return content_.size(); }
   std::optional<int> descriptor() const noexcept override { return std::nullopt; }
   std::optional<identity_type> identity() const noexcept override { return std::nullopt; }
 
  private:
-  static constexpr std::uint64_t page_bytes = 64 * KiB;
-  using page = std::array<std::byte, page_bytes>;
-
   task<result<void>> do_read(std::uint64_t offset, std::span<std::byte> buffer) override;
   task<result<void>> do_write(std::uint64_t offset, std::span<const std::byte> data) override;
   task<result<void>> do_flush() override;
@@ -33,12 +29,9 @@ class memory_storage final : public storage {
   task<result<storage_run>> do_status(byte_range range) override;
   task<result<void>> do_close() override;
 
-  void erase(byte_range range);
-
   std::string location_;
   storage_capabilities capabilities_;
-  std::uint64_t size_;
-  std::map<std::uint64_t, std::unique_ptr<page>> pages_;  // by index
+  sparse_bytes content_;
 };
 
 }  // namespace weir
