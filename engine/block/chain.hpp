@@ -8,7 +8,10 @@
 #include "engine/block/model.hpp"
 
 #include <cstddef>
+#include <functional>
 #include <memory>
+#include <optional>
+#include <string_view>
 #include <vector>
 
 namespace weir {
@@ -54,10 +57,17 @@ class chain {
   /// one byte and no more than `range`. Reads past a short layer's end are zero, whatever lies below it.
   /// Precondition: range is not empty and inside size().
   task<result<located_extent>> lookup(byte_range range, depth_range among, map_effort effort) const;
+  /// The same without I/O, if all metadata it needs is cached.
+  std::optional<result<located_extent>> try_lookup(byte_range range, depth_range among,
+                                                   map_effort effort) const;
 
   /// Index of the layer that `spec` names: "vda[3]" (by model.index), a path or name as modelled or as
   /// recorded. An empty spec names nothing. `disk_name` is the disk's own name, which alone names layer 0.
   std::optional<std::size_t> find_layer(std::string_view disk_name, std::string_view spec) const;
+
+  /// Told of every layer whose metadata cannot be read, with the guest range asked for.
+  using error_sink = std::function<void(const layer& failed, byte_range range, error_code code)>;
+  void set_error_sink(error_sink sink) { on_error_ = std::move(sink); }
 
   /// Replaces the layers. Precondition: nothing is in flight on the chain. The caller closes what was
   /// dropped.
@@ -67,7 +77,10 @@ class chain {
   task<result<void>> close();
 
  private:
+  class walk;
+
   std::vector<std::shared_ptr<layer>> layers_;
+  error_sink on_error_;
 };
 
 }  // namespace weir

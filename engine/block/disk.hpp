@@ -14,6 +14,7 @@
 #include "engine/block/chain.hpp"
 #include "engine/block/in_flight.hpp"
 #include "engine/block/observer.hpp"
+#include "engine/block/populate.hpp"
 #include "engine/block/resources.hpp"
 
 #include <cstddef>
@@ -57,18 +58,6 @@ struct status_run {
   friend bool operator==(const status_run&, const status_run&) = default;
 };
 
-/// What populate() did with a range.
-struct populated {
-  std::uint64_t copied_bytes = 0;   ///< non-zero data written to the active layer
-  std::uint64_t zero_bytes = 0;     ///< found to be zero: marked or left unallocated
-  std::uint64_t skipped_bytes = 0;  ///< already allocated in the active layer, or owned below the base
-};
-
-struct populate_options {
-  std::size_t base_depth =
-      static_cast<std::size_t>(-1);  ///< layers from here down stay the backing; copy only above
-};
-
 class disk {
  public:
   disk(engine_resources resources, std::unique_ptr<weir::chain> chain, disk_settings settings);
@@ -103,10 +92,15 @@ class disk {
   // For jobs.
 
   /// Brings what layers [1, base_depth) own of `range` into the active layer; content-neutral, unseen by
-  /// observers. `range` must be whole grains of the active layer (or end at the disk's end) and at most
-  /// largest_step long.
-  task<result<populated>> populate(byte_range range, populate_options options);
+  /// observers. `range` must be whole grains of the active layer (or end at the disk's end) and should be at
+  /// most largest_step long, since guest writes to it wait.
+  task<result<populated>> populate(byte_range range, std::size_t base_depth);
   static constexpr std::uint64_t largest_step = 4 * MiB;
+  /// First part of [from, size()) that populate() has something to do in, at most `longest` bytes (but at
+  /// least one grain), whole grains; empty if there is none. Metadata only. Precondition: `from` starts a
+  /// grain.
+  task<result<byte_range>> find_to_populate(std::uint64_t from, std::size_t base_depth,
+                                            std::uint64_t longest);
 
   void add_observer(change_observer& observer);
   void remove_observer(change_observer& observer) noexcept;
@@ -123,17 +117,32 @@ class disk {
   task<result<void>> close();
 
  private:
-  task<result<void>> read_through(byte_range range, std::span<std::byte> buffer);
+  /// Buffers for copies that hold ranges: enough for a streaming window beside guests' copy-on-write.
+  static constexpr std::size_t fill_buffer_bytes = std::size_t{32} << 20;
+
   task<result<void>> read_and_populate(byte_range range, std::span<std::byte> buffer);
-  task<result<void>> write_held(byte_range range, std::span<const std::byte> data,
-                                in_flight_ranges::hold& held);
+  task<result<std::optional<mapping>>> find_in_place(byte_range range);
+  task<result<void>> write_held(byte_range range, std::span<const std::byte> data);
+  task<result<void>> zero_held(byte_range range, zero_mode mode);
+  task<result<void>> zero_edge(byte_range range);
+  task<result<void>> write_zeros_held(byte_range range);
+  task<result<void>> change_held(byte_range range, change_kind kind, zero_mode mode);
+  task<result<void>> change(byte_range range, change_kind kind, zero_mode mode, bool fua);
   task<result<void>> notify_before(byte_range range, change_kind kind);
-  task<result<void>> notify_after(byte_range range, change_kind kind, std::span<const std::byte> data);
+  task<result<void>> notify_after(byte_range range, change_kind kind, std::span<const std::byte> data,
+                                  result<void> done);
+
   result<void> check_change(byte_range range) const;
+  void report(std::string_view operation, byte_range range, const result<void>& done) const;
+  byte_range grains_around(byte_range range) const;
+  byte_range grains_inside(byte_range range) const;
+  image& active() const noexcept { return *chain_->active().image; }
+  write_context writing() noexcept { return {resources_, *chain_, fill_buffers_}; }
 
   engine_resources resources_;
   std::unique_ptr<weir::chain> chain_;
   disk_settings settings_;
+  buffer_pool fill_buffers_;
   in_flight_ranges in_flight_;
   gate gate_;
   std::vector<change_observer*> observers_;

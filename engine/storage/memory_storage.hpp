@@ -17,6 +17,7 @@ class memory_storage final : public storage {
   const storage_capabilities& capabilities() const noexcept override { return capabilities_; }
   std::uint64_t size() const noexcept override { return content_.size(); }
   std::optional<int> descriptor() const noexcept override { return std::nullopt; }
+  void note_descriptor_write(byte_range) noexcept override {}  // has no descriptor
   std::optional<identity_type> identity() const noexcept override { return std::nullopt; }
 
  private:

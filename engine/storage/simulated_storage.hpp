@@ -39,6 +39,7 @@ class simulated_storage final : public storage {
   std::uint64_t size() const noexcept override { return disk_.size(); }
   std::optional<int> descriptor() const noexcept override { return std::nullopt; }
   /// Storages on one disk have one identity.
+  void note_descriptor_write(byte_range) noexcept override {}  // has no descriptor
   std::optional<identity_type> identity() const noexcept override;
 
  private:

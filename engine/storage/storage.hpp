@@ -57,6 +57,9 @@ class storage {
   /// Open file descriptor that serves positional reads and writes of any alignment on any thread (workers use
   /// it as a value), owned by the storage; none where I/O must go through this interface.
   virtual std::optional<int> descriptor() const noexcept = 0;
+  /// To be called, on the engine's thread, for every range that was written through the descriptor: the length
+  /// and what the next flush must cover depend on it.
+  virtual void note_descriptor_write(byte_range range) noexcept = 0;
   /// Device and inode for finding loops and double opens; none where the notion does not exist.
   struct identity_type {
     std::uint64_t device;

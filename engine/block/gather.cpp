@@ -1,0 +1,141 @@
+#include "engine/block/gather.hpp"
+
+#include "engine/storage/positional_io.hpp"
+
+#include <cassert>
+#include <cstring>
+#include <utility>
+
+namespace weir {
+namespace {
+
+storage& storage_of(const located_extent& from) {
+  return from.owner->image->storage_at(from.found.extent.storage_index);
+}
+
+/// The wanted part of a decoded unit.
+void copy_wanted(const encoded_unit& unit, std::span<const std::byte> decoded, std::uint64_t guest_offset,
+                 std::span<std::byte> wanted) {
+  std::memcpy(wanted.data(), decoded.data() + (guest_offset - unit.guest.offset), wanted.size());
+}
+
+/// Reads and decodes one unit; `read_host` fills a buffer with its host bytes.
+result<void> decode_from(const encoded_unit& unit, std::span<const std::byte> encoded,
+                         std::uint64_t guest_offset, std::span<std::byte> wanted) {
+  std::vector<std::byte> decoded(unit.guest.length);
+  const result<void> done = unit.decode(encoded, decoded);
+  if (done) copy_wanted(unit, decoded, guest_offset, wanted);
+  return done;
+}
+
+task<result<void>> read_encoded(engine_resources resources, const located_extent& from,
+                                std::uint64_t guest_offset, std::span<std::byte> wanted) {
+  const encoded_unit& unit = from.found.extent.unit;
+  std::vector<std::byte> encoded(unit.host.length);
+  const result<void> got = co_await storage_of(from).read(unit.host.offset, encoded);
+  if (!got) co_return got;
+  auto decode = [&] { return decode_from(unit, encoded, guest_offset, wanted); };
+  co_return co_await resources.workers.run(std::move(decode));
+}
+
+/// A descriptor serves a piece if its storage has one.
+std::optional<int> descriptor_of(const located_extent& from) {
+  const extent_kind kind = from.found.extent.kind;
+  if (kind != extent_kind::data && kind != extent_kind::encoded) return std::nullopt;
+  return storage_of(from).descriptor();
+}
+
+bool reads_as_zero(const extent& what) {
+  return what.kind == extent_kind::zero || what.kind == extent_kind::unallocated;
+}
+
+}  // namespace
+
+task<result<void>> read_chain(engine_resources resources, const chain& from, byte_range range,
+                              std::span<std::byte> buffer, depth_range among) {
+  assert(buffer.size() == range.length);
+  while (!range.empty()) {
+    auto found = from.try_lookup(range, among, map_effort::locate);
+    if (!found) {
+      result<located_extent> looked_up = co_await from.lookup(range, among, map_effort::locate);
+      found.emplace(std::move(looked_up));
+    }
+    if (!*found) co_return found->error();
+    const located_extent& here = **found;
+    const auto part = buffer.first(static_cast<std::size_t>(here.length()));
+    result<void> got;
+    switch (here.found.extent.kind) {
+      case extent_kind::data:
+        got = co_await storage_of(here).read(here.found.extent.host_offset, part);
+        break;
+      case extent_kind::encoded:
+        got = co_await read_encoded(resources, here, range.offset, part);
+        break;
+      case extent_kind::zero:
+      case extent_kind::unallocated:
+        std::memset(part.data(), 0, part.size());
+        break;
+    }
+    if (!got) co_return got;
+    buffer = buffer.subspan(part.size());
+    range = range_between(range.offset + part.size(), range.end());
+  }
+  co_return result<void>{};
+}
+
+task<result<gather_plan>> gather_plan::plan(const chain& from, byte_range range, depth_range among) {
+  gather_plan made;
+  std::uint64_t position = 0;
+  while (!range.empty()) {
+    result<located_extent> found = co_await from.lookup(range, among, map_effort::locate);
+    if (!found) co_return found.error();
+    const std::uint64_t length = found->length();
+    const std::optional<int> descriptor = descriptor_of(*found);
+    made.pieces_.push_back({position, length, range.offset, std::move(*found), descriptor});
+    position += length;
+    range = range_between(range.offset + length, range.end());
+  }
+  co_return made;
+}
+
+result<void> gather_plan::read_by_descriptor(std::span<std::byte> buffer) const {
+  for (const piece& each : pieces_) {
+    const auto part = buffer.subspan(each.position, each.length);
+    const extent& what = each.from.found.extent;
+    if (reads_as_zero(what)) {
+      std::memset(part.data(), 0, part.size());
+      continue;
+    }
+    if (!each.descriptor) continue;
+    result<void> got;
+    if (what.kind == extent_kind::data) {
+      got = read_fully(*each.descriptor, what.host_offset, part);
+    } else {
+      std::vector<std::byte> encoded(what.unit.host.length);
+      got = read_fully(*each.descriptor, what.unit.host.offset, encoded);
+      if (got) got = decode_from(what.unit, encoded, each.guest_offset, part);
+    }
+    if (!got) return got;
+  }
+  return {};
+}
+
+task<result<void>> gather_plan::read_by_storage(std::span<std::byte> buffer) const {
+  for (const piece& each : pieces_) {
+    const extent& what = each.from.found.extent;
+    if (each.descriptor || reads_as_zero(what)) continue;
+    const auto part = buffer.subspan(each.position, each.length);
+    result<void> got;
+    if (what.kind == extent_kind::data) {
+      got = co_await storage_of(each.from).read(what.host_offset, part);
+    } else {
+      std::vector<std::byte> encoded(what.unit.host.length);
+      got = co_await storage_of(each.from).read(what.unit.host.offset, encoded);
+      if (got) got = decode_from(what.unit, encoded, each.guest_offset, part);
+    }
+    if (!got) co_return got;
+  }
+  co_return result<void>{};
+}
+
+}  // namespace weir

@@ -1,0 +1,48 @@
+// Reading a guest range through the chain into one buffer.
+//
+// Two ways: read_chain() walks and reads on the engine's thread, for guest requests; a gather_plan first
+// finds where everything is (pinned), so that a worker can then read all of it by descriptor, for copies.
+#pragma once
+
+#include "engine/base/error.hpp"
+#include "engine/base/range.hpp"
+#include "engine/base/task.hpp"
+#include "engine/block/chain.hpp"
+#include "engine/block/resources.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace weir {
+
+/// Fills `buffer` with the guest's view of `range` as the layers `among` give it; what none of them owns
+/// reads as zero. Precondition: buffer.size() == range.length.
+task<result<void>> read_chain(engine_resources resources, const chain& from, byte_range range,
+                              std::span<std::byte> buffer, depth_range among);
+
+/// A guest range taken apart into pinned extents. A value between plan() and its last read.
+class gather_plan {
+ public:
+  /// Looks `range` up. Errors: those of chain::lookup.
+  static task<result<gather_plan>> plan(const chain& from, byte_range range, depth_range among);
+
+  /// Reads what lies behind descriptors and fills in zeros. Blocking; any thread; once.
+  /// Precondition: buffer.size() is the planned range's length.
+  result<void> read_by_descriptor(std::span<std::byte> buffer) const;
+  /// Reads the rest through the storages, on the engine's thread.
+  task<result<void>> read_by_storage(std::span<std::byte> buffer) const;
+
+ private:
+  struct piece {
+    std::uint64_t position;  // in the buffer
+    std::uint64_t length;
+    std::uint64_t guest_offset;
+    located_extent from;
+    std::optional<int> descriptor;
+  };
+  std::vector<piece> pieces_;
+};
+
+}  // namespace weir

@@ -1,0 +1,36 @@
+#include "engine/storage/positional_io.hpp"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace weir {
+
+result<void> read_fully(int descriptor, std::uint64_t offset, std::span<std::byte> buffer) {
+  while (!buffer.empty()) {
+    const ssize_t got = ::pread(descriptor, buffer.data(), buffer.size(), static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return errno_code(errno);
+    if (got == 0) {
+      std::memset(buffer.data(), 0, buffer.size());
+      return {};
+    }
+    offset += static_cast<std::uint64_t>(got);
+    buffer = buffer.subspan(static_cast<std::size_t>(got));
+  }
+  return {};
+}
+
+result<void> write_fully(int descriptor, std::uint64_t offset, std::span<const std::byte> data) {
+  while (!data.empty()) {
+    const ssize_t put = ::pwrite(descriptor, data.data(), data.size(), static_cast<off_t>(offset));
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) return errno_code(errno);
+    offset += static_cast<std::uint64_t>(put);
+    data = data.subspan(static_cast<std::size_t>(put));
+  }
+  return {};
+}
+
+}  // namespace weir
