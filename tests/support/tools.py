@@ -1,0 +1,25 @@
+"""Running the tools around the tests."""
+import os
+import shutil
+import subprocess
+
+
+class ToolError(Exception):
+    """A tool or the guest did not do what it was asked; the text says which and why."""
+
+
+def run(*command, **options):
+    """Runs a tool to its end and returns what it printed; a failure shows its words."""
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, errors="replace", **options)
+    if done.returncode != 0:
+        raise ToolError(f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stdout}")
+    return done.stdout
+
+
+def system_tool(name):
+    """e2fsprogs live in sbin, which is not on every user's PATH."""
+    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if not found:
+        raise ToolError(f"{name} is missing: run scripts/setup")
+    return found
