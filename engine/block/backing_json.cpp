@@ -1,9 +1,7 @@
 // The `json:{…}` form of a backing name: QEMU's blockdev options as far as they name storage. Formats (qcow2, …) are
-// refused as drivers, since the format comes from the overlay's header.
-//
-// Dotted keys are expanded first (`file.driver` is {"file":{"driver":…}}, `server.0.host` an array), at any level.
+// refused as drivers, since the format comes from the overlay's header. Dotted keys are expanded first, at any level.
 #include "engine/block/backing_uri.hpp"
-#include "engine/block/network_protocol.hpp"
+#include "engine/block/json_dotted.hpp"
 
 #include <boost/json/parse.hpp>
 #include <boost/json/value.hpp>
@@ -18,72 +16,12 @@ namespace {
 namespace json = boost::json;
 
 constexpr std::size_t max_json_depth = 16;
-constexpr std::size_t max_dotted_parts = 16;
 constexpr std::size_t max_hosts = 64;
 
 using parts_result = outcome<void>;
 
-failure wrong(std::string_view why) { return make_failure(errc::unsupported_feature, "json backing name", why); }
-
-// Dotted keys -------------------------------------------------------------------------------------------------
-
-/// Adds `value` under a dotted `key`. False if the path runs into something that is no object, or is too deep.
-bool add_dotted(json::object& into, std::string_view key, json::value value) {
-  json::object* at = &into;
-  for (std::size_t parts = 0;; ++parts) {
-    const std::size_t dot = key.find('.');
-    if (dot == std::string_view::npos) break;
-    if (parts == max_dotted_parts) return false;
-    json::value& next = (*at)[key.substr(0, dot)];
-    if (next.is_null()) next.emplace_object();
-    if (!next.is_object()) return false;
-    at = &next.get_object();
-    key.remove_prefix(dot + 1);
-  }
-  json::value& slot = (*at)[key];
-  if (slot.is_null()) {
-    slot = std::move(value);
-    return true;
-  }
-  if (!slot.is_object() || !value.is_object()) return false;
-  for (json::key_value_pair& member : value.get_object()) {
-    if (!slot.get_object().emplace(member.key(), std::move(member.value())).second) return false;
-  }
-  return true;
-}
-
-/// {"0":a,"1":b} → [a,b]; anything else stays.
-void make_array(json::value& value) {
-  json::object& object = value.get_object();
-  json::array items;
-  for (std::size_t i = 0; i < object.size(); ++i) {
-    const auto found = object.find(std::to_string(i));
-    if (found == object.end()) return;
-    items.push_back(std::move(found->value()));
-  }
-  if (!items.empty()) value = std::move(items);
-}
-
-/// Depth is bounded by the parser (max_json_depth) and by max_dotted_parts.
-bool expand(json::value& value) {
-  if (value.is_array()) return std::ranges::all_of(value.get_array(), expand);
-  if (!value.is_object()) return true;
-  json::object expanded;
-  for (json::key_value_pair& member : value.get_object()) {
-    if (!expand(member.value())) return false;
-    if (!add_dotted(expanded, member.key(), std::move(member.value()))) return false;
-  }
-  value = std::move(expanded);
-  return true;
-}
-
-void make_arrays(json::value& value) {
-  if (value.is_array()) {
-    for (json::value& item : value.get_array()) make_arrays(item);
-  } else if (value.is_object()) {
-    for (json::key_value_pair& member : value.get_object()) make_arrays(member.value());
-    make_array(value);
-  }
+failure wrong(std::string_view why) {
+  return make_failure(errc::unsupported_feature, "json backing name", why);
 }
 
 // Members -----------------------------------------------------------------------------------------------------
@@ -187,7 +125,8 @@ outcome<parsed_backing> uri_of(std::string_view driver, const std::string& uri) 
     return wrong("the URI's scheme must be " + std::string(driver));
   }
   outcome<parsed_backing> parsed = parse_uri(uri);
-  if (parsed && parsed->source.protocol != driver) return wrong("the URI's scheme must be " + std::string(driver));
+  if (parsed && parsed->source.protocol != driver)
+    return wrong("the URI's scheme must be " + std::string(driver));
   return parsed;
 }
 
@@ -206,8 +145,8 @@ outcome<parsed_backing> url_driver(std::string_view driver, const json::object& 
   outcome<parsed_backing> parsed = uri_of(driver, *url);
   if (!parsed) return parsed;
   if (const json::value* verify = from.if_contains("sslverify")) {
-    const bool off = (verify->is_string() && verify->get_string() == "off") ||
-                     (verify->is_bool() && !verify->get_bool());
+    const bool off =
+        (verify->is_string() && verify->get_string() == "off") || (verify->is_bool() && !verify->get_bool());
     if (!off && !verify->is_bool()) return wrong("bad \"sslverify\"");
     parsed->source.details.emplace_back("sslverify", off ? "no" : "yes");
   }
@@ -217,7 +156,8 @@ outcome<parsed_backing> url_driver(std::string_view driver, const json::object& 
     add_detail(from, key, key, parsed->source);
   }
   if (const json::value* cookie = from.if_contains("cookie")) {
-    if (!cookie->is_string() || cookie->get_string().find('=') == json::string::npos) return wrong("bad \"cookie\"");
+    if (!cookie->is_string() || cookie->get_string().find('=') == json::string::npos)
+      return wrong("bad \"cookie\"");
     parsed->source.details.emplace_back("cookies", "yes");
     parsed->source.unsupported = "cookies";
   }
@@ -353,14 +293,14 @@ struct driver_entry {
 };
 
 constexpr std::array drivers{
-    driver_entry{"file", path_driver},      driver_entry{"host_device", path_driver},
+    driver_entry{"file", path_driver},       driver_entry{"host_device", path_driver},
     driver_entry{"host_cdrom", path_driver}, driver_entry{"http", url_driver},
-    driver_entry{"https", url_driver},      driver_entry{"ftp", url_driver},
-    driver_entry{"ftps", url_driver},       driver_entry{"tftp", url_driver},
+    driver_entry{"https", url_driver},       driver_entry{"ftp", url_driver},
+    driver_entry{"ftps", url_driver},        driver_entry{"tftp", url_driver},
     driver_entry{"gluster", gluster_driver}, driver_entry{"iscsi", iscsi_driver},
-    driver_entry{"nbd", nbd_driver},        driver_entry{"rbd", rbd_driver},
-    driver_entry{"ssh", ssh_driver},        driver_entry{"sheepdog", sheepdog_driver},
-    driver_entry{"vxhs", vxhs_driver},      driver_entry{"nfs", nfs_driver},
+    driver_entry{"nbd", nbd_driver},         driver_entry{"rbd", rbd_driver},
+    driver_entry{"ssh", ssh_driver},         driver_entry{"sheepdog", sheepdog_driver},
+    driver_entry{"vxhs", vxhs_driver},       driver_entry{"nfs", nfs_driver},
     driver_entry{"nvme", nvme_driver},
 };
 
@@ -399,12 +339,12 @@ outcome<parsed_backing> parse_json(std::string_view text) {
   json::value root = json::parse(text, error, json::storage_ptr{}, options);
   if (error) return wrong("not valid JSON: " + error.message());
   if (!root.is_object()) return wrong("not a JSON object");
-  if (!expand(root)) return wrong("dotted keys contradict each other");
-  make_arrays(root);
+  if (!expand_dotted_keys(root)) return wrong("dotted keys contradict each other");
   if (!root.is_object()) return wrong("not a JSON object");
   const json::object& object = root.get_object();
   const json::value* file = object.if_contains("file");
-  if (!object.contains("driver") && file != nullptr && file->is_object()) return parse_outermost(file->get_object());
+  if (!object.contains("driver") && file != nullptr && file->is_object())
+    return parse_outermost(file->get_object());
   return parse_outermost(object);
 }
 

@@ -21,7 +21,9 @@ std::string_view directory_of(std::string_view name) noexcept {
   return slash == npos ? std::string_view{} : name.substr(0, slash + 1);
 }
 
-bool names_descriptor(std::string_view path) noexcept { return path.starts_with("fd:"); }
+bool names_descriptor(std::string_view path) noexcept {
+  return path.starts_with("fd:");
+}
 
 /// Where the relative path `text` lies, beside `parent`.
 outcome<parsed_backing> join(std::string_view text, const layer_source& parent) {
@@ -81,7 +83,8 @@ outcome<parsed_backing> parse_protocol(std::string_view text, const layer_source
 outcome<parsed_backing> parse_backing_string(std::string_view text, const layer_source& parent) {
   if (text.empty()) return backing::malformed("''", "an empty name");
   if (text.size() > max_backing_name_bytes) return backing::malformed(text, "the name is too long");
-  if (text.find('\0') != npos) return backing::malformed(text.substr(0, text.find('\0')), "the name holds a zero byte");
+  if (text.find('\0') != npos)
+    return backing::malformed(text.substr(0, text.find('\0')), "the name holds a zero byte");
   outcome<parsed_backing> parsed = is_path(text) ? parse_path(text, parent) : parse_protocol(text, parent);
   // Only what the user says may name a descriptor of this process.
   if (parsed && names_descriptor(parsed->source.path)) parsed->source.path.insert(0, "./");
@@ -101,7 +104,8 @@ outcome<layer_model> parse_image_name(std::string_view text) {
   auto parsed = parse_backing_string(text, layer_source{});
   if (!parsed) return parsed.error();
   if (parsed->incomplete) {
-    return make_failure(errc::unsupported_feature, text, "credentials inside a name are not used; leave them out");
+    return make_failure(errc::unsupported_feature, text,
+                        "credentials inside a name are not used; leave them out");
   }
   model.source = std::move(parsed->source);
   model.slice = parsed->slice;

@@ -106,6 +106,7 @@ std::string parse_scheme(std::string_view scheme, layer_source& source, network_
   if (host.transport != "tcp" && host.transport != "unix" && host.transport != "rdma") {
     return "unknown transport '" + host.transport + "'";
   }
+  if (host.transport == "tcp") host.transport.clear();
   return {};
 }
 

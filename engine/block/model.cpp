@@ -148,7 +148,8 @@ std::optional<std::size_t> find_layer(const disk_model& disk, std::string_view s
     if (describe(layers[depth].source) == spec) return depth;
   }
   for (std::size_t depth = 1; depth < layers.size(); ++depth) {
-    if (layers[depth].recorded_name == spec || resolves_to(layers[depth - 1], layers[depth], spec)) return depth;
+    if (layers[depth].recorded_name == spec || resolves_to(layers[depth - 1], layers[depth], spec))
+      return depth;
   }
   return std::nullopt;
 }

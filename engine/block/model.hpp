@@ -17,7 +17,7 @@ namespace weir {
 struct network_host {
   std::string name;
   std::string port;       ///< decimal; empty = the protocol's default
-  std::string transport;  ///< tcp (default), unix, rdma
+  std::string transport;  ///< empty = tcp; unix, rdma
   std::string socket;     ///< for unix
   friend bool operator==(const network_host&, const network_host&) = default;
 };
@@ -42,7 +42,7 @@ struct layer_source {
 /// A window of the storage in which the whole image lies.
 struct storage_slice {
   std::uint64_t offset = 0;
-  std::uint64_t size = 0;
+  std::uint64_t size = 0;  ///< 0: up to the end of the storage
   friend bool operator==(const storage_slice&, const storage_slice&) = default;
 };
 

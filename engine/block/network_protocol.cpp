@@ -8,9 +8,11 @@ namespace {
 
 constexpr std::array protocols{
     network_protocol{.name = "nbd", .default_port = "10809", .needs_host = false},
-    network_protocol{.name = "rbd", .default_port = "", .needs_host = false, .single_host = false, .name_has_slash = true},
+    network_protocol{
+        .name = "rbd", .default_port = "", .needs_host = false, .single_host = false, .name_has_slash = true},
     network_protocol{.name = "iscsi", .default_port = "3260"},
-    network_protocol{.name = "gluster", .default_port = "24007", .single_host = false, .name_has_slash = true},
+    network_protocol{
+        .name = "gluster", .default_port = "24007", .single_host = false, .name_has_slash = true},
     network_protocol{.name = "http", .default_port = "80"},
     network_protocol{.name = "https", .default_port = "443"},
     network_protocol{.name = "ftp", .default_port = "21"},
