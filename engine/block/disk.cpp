@@ -201,6 +201,7 @@ task<result<void>> disk::zero_edge(byte_range range) {
 
 task<result<void>> disk::zero_held(byte_range range, zero_mode mode) {
   const byte_range inner = grains_inside(range);
+  if (range.empty()) co_return result<void>{};
   if (inner.empty() || !range.contains(inner)) co_return co_await zero_edge(range);
   result<void> done = co_await zero_edge(range_between(range.offset, inner.offset));
   if (!done) co_return done;
@@ -300,6 +301,46 @@ task<result<byte_range>> disk::find_to_populate(std::uint64_t from, std::size_t 
   const gate::pass pass = co_await gate_.enter();
   const byte_range within = range_between(from, size());
   co_return co_await weir::find_to_populate(writing(), within, base_depth, longest);
+}
+
+task<result<std::vector<byte_range>>> disk::read_and_scan(byte_range range, std::span<std::byte> buffer,
+                                                          std::uint64_t granularity) {
+  if (!fits(range.offset, range.length, size())) co_return errc::out_of_range;
+  const gate::pass pass = co_await gate_.enter();
+  co_return co_await gather_and_scan(resources_, *chain_, range, buffer, granularity);
+}
+
+task<result<void>> disk::store_held(byte_range range, std::span<const std::byte> data,
+                                    std::span<const byte_range> non_zero, bool rest_is_zero) {
+  const bool whole_grains = grains_inside(range) == range;
+  std::vector<placed_run> runs;
+  std::uint64_t done_to = range.offset;
+  for (const byte_range run : non_zero) {
+    const byte_range guest{range.offset + run.offset, run.length};
+    const auto content = data.subspan(run.offset, run.length);
+    result<void> done;
+    if (!rest_is_zero) done = co_await zero_held(range_between(done_to, guest.offset), zero_mode::may_punch);
+    if (done && whole_grains) runs.push_back({guest, content});
+    if (done && !whole_grains) done = co_await write_held(guest, content);
+    if (!done) co_return done;
+    done_to = guest.end();
+  }
+  if (!rest_is_zero) {
+    const result<void> done = co_await zero_held(range_between(done_to, range.end()), zero_mode::may_punch);
+    if (!done) co_return done;
+  }
+  co_return co_await place_runs(resources_, active(), std::move(runs));
+}
+
+task<result<void>> disk::store(byte_range range, std::span<const std::byte> data,
+                               std::span<const byte_range> non_zero, bool rest_is_zero) {
+  const result<void> allowed = check_change(range);
+  if (!allowed) co_return allowed;
+  const gate::pass pass = co_await gate_.enter();
+  const in_flight_ranges::hold held = co_await in_flight_.acquire(grains_around(range));
+  result<void> done = co_await notify_before(range, change_kind::write);
+  if (done) done = co_await store_held(range, data, non_zero, rest_is_zero);
+  co_return co_await notify_after(range, change_kind::write, data, done);
 }
 
 void disk::add_observer(change_observer& observer) {

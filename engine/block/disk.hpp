@@ -102,6 +102,19 @@ class disk {
   task<result<byte_range>> find_to_populate(std::uint64_t from, std::size_t base_depth,
                                             std::uint64_t longest);
 
+  // For copies between disks.
+
+  /// Reads `range` into `buffer` on a worker where descriptors allow; returns where it is not zero, as ranges of
+  /// the buffer in multiples of `granularity` (a power of two). Precondition: buffer.size() == range.length.
+  task<result<std::vector<byte_range>>> read_and_scan(byte_range range, std::span<std::byte> buffer,
+                                                      std::uint64_t granularity);
+  /// Writes the parts `non_zero` of `data` to `range`; the rest becomes zero, unless it is known to be zero now.
+  /// Precondition: as read_and_scan() returned them for data.size() == range.length.
+  task<result<void>> store(byte_range range, std::span<const std::byte> data,
+                           std::span<const byte_range> non_zero, bool rest_is_zero);
+  /// Unit of allocation of the active layer; copies in whole multiples of it need no read-modify-write.
+  std::uint64_t grain() const noexcept { return active().grain(); }
+
   void add_observer(change_observer& observer);
   void remove_observer(change_observer& observer) noexcept;
 
@@ -123,6 +136,8 @@ class disk {
   task<result<void>> read_and_populate(byte_range range, std::span<std::byte> buffer);
   task<result<std::optional<mapping>>> find_in_place(byte_range range);
   task<result<void>> write_held(byte_range range, std::span<const std::byte> data);
+  task<result<void>> store_held(byte_range range, std::span<const std::byte> data,
+                                std::span<const byte_range> non_zero, bool rest_is_zero);
   task<result<void>> zero_held(byte_range range, zero_mode mode);
   task<result<void>> zero_edge(byte_range range);
   task<result<void>> write_zeros_held(byte_range range);

@@ -1,5 +1,6 @@
 #include "engine/block/gather.hpp"
 
+#include "engine/base/zero_scan.hpp"
 #include "engine/storage/positional_io.hpp"
 
 #include <cassert>
@@ -136,6 +137,22 @@ task<result<void>> gather_plan::read_by_storage(std::span<std::byte> buffer) con
     if (!got) co_return got;
   }
   co_return result<void>{};
+}
+
+task<result<std::vector<byte_range>>> gather_and_scan(engine_resources resources, const chain& from,
+                                                      byte_range range, std::span<std::byte> buffer,
+                                                      std::uint64_t granularity) {
+  const depth_range everywhere;
+  result<gather_plan> plan = co_await gather_plan::plan(from, range, everywhere);
+  if (!plan) co_return plan.error();
+  const result<void> read = co_await plan->read_by_storage(buffer);
+  if (!read) co_return read.error();
+  auto read_rest = [&plan, buffer, granularity]() -> result<std::vector<byte_range>> {
+    const result<void> done = plan->read_by_descriptor(buffer);
+    if (!done) return done.error();
+    return non_zero_runs(buffer, granularity);
+  };
+  co_return co_await resources.workers.run(std::move(read_rest));
 }
 
 }  // namespace weir

@@ -22,6 +22,12 @@ namespace weir {
 task<result<void>> read_chain(engine_resources resources, const chain& from, byte_range range,
                               std::span<std::byte> buffer, depth_range among);
 
+/// The same on a worker where descriptors allow, followed by a search for zeros: returns where `buffer` is not
+/// zero (see non_zero_runs).
+task<result<std::vector<byte_range>>> gather_and_scan(engine_resources resources, const chain& from,
+                                                      byte_range range, std::span<std::byte> buffer,
+                                                      std::uint64_t granularity);
+
 /// A guest range taken apart into pinned extents. A value between plan() and its last read.
 class gather_plan {
  public:

@@ -1,7 +1,7 @@
 #include "engine/block/populate.hpp"
 
-#include "engine/base/zero_scan.hpp"
 #include "engine/block/gather.hpp"
+#include "engine/block/grain_planner.hpp"
 
 #include <boost/asio/post.hpp>
 
@@ -15,17 +15,17 @@ constexpr std::uint64_t piece_bytes = 1 * MiB;
 
 constexpr unsigned looks_per_turn = 256;
 
-populate_action action_for(const located_extent& below) {
+grain_action action_for(const located_extent& below) {
   switch (below.found.extent.kind) {
     case extent_kind::data:
     case extent_kind::encoded:
-      return populate_action::copy;
+      return grain_action::copy;
     case extent_kind::zero:
-      return populate_action::mark_zero;
+      return grain_action::mark_zero;
     case extent_kind::unallocated:
       break;
   }
-  return populate_action::leave;
+  return grain_action::leave;
 }
 
 /// One range of one chain being planned or copied.
@@ -36,15 +36,14 @@ class population {
         base_depth_(std::min(base_depth, context.layers.depth())),
         to_the_bottom_(base_depth_ == context.layers.depth()) {}
 
-  task<result<std::vector<populate_run>>> plan(byte_range range, populated& tally);
-  task<result<populate_run>> look(byte_range range);
+  task<result<std::vector<grain_run>>> plan(byte_range range, populated& tally);
+  task<result<grain_run>> look(byte_range range);
   task<result<void>> copy(byte_range range, populated& tally);
   task<result<void>> mark_zero(byte_range range, populated& tally);
 
  private:
   task<result<void>> copy_piece(byte_range range, populated& tally);
   task<result<void>> write_zeros(byte_range range);
-  task<result<std::vector<byte_range>>> read_and_scan(byte_range range, std::span<std::byte> buffer);
   image& active() const { return *context_.layers.active().image; }
 
   write_context context_;
@@ -53,52 +52,37 @@ class population {
 };
 
 /// What to do with the first run of `range`; any alignment.
-task<result<populate_run>> population::look(byte_range range) {
+task<result<grain_run>> population::look(byte_range range) {
   const depth_range only_active{0, 1};
   const result<located_extent> here = co_await context_.layers.lookup(range, only_active, map_effort::status);
   if (!here) co_return here.error();
   range.length = here->length();
-  if (here->owner != nullptr || context_.layers.depth() == 1)
-    co_return populate_run{range, populate_action::leave};
+  if (here->owner != nullptr || context_.layers.depth() == 1) co_return grain_run{range, grain_action::leave};
   const depth_range above_base{1, base_depth_};
   const result<located_extent> below = co_await context_.layers.lookup(range, above_base, map_effort::status);
   if (!below) co_return below.error();
   range.length = below->length();
-  populate_action action = action_for(*below);
-  if (action == populate_action::mark_zero && to_the_bottom_) action = populate_action::leave;
-  co_return populate_run{range, action};
+  grain_action action = action_for(*below);
+  if (action == grain_action::mark_zero && to_the_bottom_) action = grain_action::leave;
+  co_return grain_run{range, action};
 }
 
-task<result<std::vector<populate_run>>> population::plan(byte_range range, populated& tally) {
-  populate_planner planner(active().grain(), context_.layers.size());
+task<result<std::vector<grain_run>>> population::plan(byte_range range, populated& tally) {
+  grain_planner planner(active().grain(), context_.layers.size());
   while (!range.empty()) {
-    const result<populate_run> here = co_await look(range);
+    const result<grain_run> here = co_await look(range);
     if (!here) co_return here.error();
-    if (here->action == populate_action::leave) tally.skipped_bytes += here->range.length;
+    if (here->action == grain_action::leave) tally.skipped_bytes += here->range.length;
     planner.add(here->range, here->action);
     range = range_between(here->range.end(), range.end());
   }
   co_return planner.take();
 }
 
-task<result<std::vector<byte_range>>> population::read_and_scan(byte_range range,
-                                                                std::span<std::byte> buffer) {
-  result<gather_plan> plan = co_await gather_plan::plan(context_.layers, range, {});
-  if (!plan) co_return plan.error();
-  const result<void> read = co_await plan->read_by_storage(buffer);
-  if (!read) co_return read.error();
-  const std::uint64_t grain = active().grain();
-  auto read_rest = [&plan, buffer, grain]() -> result<std::vector<byte_range>> {
-    const result<void> done = plan->read_by_descriptor(buffer);
-    if (!done) return done.error();
-    return non_zero_runs(buffer, grain);
-  };
-  co_return co_await context_.resources.workers.run(std::move(read_rest));
-}
-
 task<result<void>> population::copy_piece(byte_range range, populated& tally) {
   const buffer_lease buffer = co_await context_.fill_buffers.acquire(range.length);
-  const result<std::vector<byte_range>> non_zero = co_await read_and_scan(range, buffer.bytes());
+  const result<std::vector<byte_range>> non_zero =
+      co_await gather_and_scan(context_.resources, context_.layers, range, buffer.bytes(), active().grain());
   if (!non_zero) co_return non_zero.error();
   std::vector<placed_run> runs;
   std::uint64_t done_to = range.offset;
@@ -157,52 +141,15 @@ task<result<void>> population::mark_zero(byte_range range, populated& tally) {
 
 }  // namespace
 
-void populate_planner::emit(byte_range range, populate_action action) {
-  if (range.empty()) return;
-  if (!runs_.empty() && runs_.back().action == action && runs_.back().range.end() == range.offset) {
-    runs_.back().range.length += range.length;
-  } else {
-    runs_.push_back({range, action});
-  }
-}
-
-void populate_planner::add(byte_range part, populate_action action) {
-  while (!part.empty()) {
-    if (open_.empty() && is_aligned(part.offset, grain_)) {
-      // The last grain of the disk may be partial and counts as whole.
-      const std::uint64_t whole_end = part.end() == disk_size_ ? part.end() : align_down(part.end(), grain_);
-      if (whole_end > part.offset) {
-        emit(range_between(part.offset, whole_end), action);
-        part = range_between(whole_end, part.end());
-        continue;
-      }
-    }
-    const std::uint64_t grain_end = std::min(align_down(part.offset, grain_) + grain_, disk_size_);
-    const std::uint64_t end = std::min(part.end(), grain_end);
-    if (open_.empty()) {
-      open_ = range_between(part.offset, end);
-      open_action_ = action;
-    } else {
-      open_.length += end - part.offset;
-      if (open_action_ != action) open_action_ = populate_action::copy;
-    }
-    if (end == grain_end) {
-      emit(open_, open_action_);
-      open_ = {};
-    }
-    part = range_between(end, part.end());
-  }
-}
-
 task<result<populated>> populate(write_context context, byte_range range, std::size_t base_depth) {
   population work(context, base_depth);
   populated tally;
-  const result<std::vector<populate_run>> runs = co_await work.plan(range, tally);
+  const result<std::vector<grain_run>> runs = co_await work.plan(range, tally);
   if (!runs) co_return runs.error();
-  for (const populate_run& run : *runs) {
+  for (const grain_run& run : *runs) {
     result<void> done;
-    if (run.action == populate_action::copy) done = co_await work.copy(run.range, tally);
-    if (run.action == populate_action::mark_zero) done = co_await work.mark_zero(run.range, tally);
+    if (run.action == grain_action::copy) done = co_await work.copy(run.range, tally);
+    if (run.action == grain_action::mark_zero) done = co_await work.mark_zero(run.range, tally);
     if (!done) co_return done.error();
   }
   co_return tally;
@@ -216,10 +163,10 @@ task<result<byte_range>> find_to_populate(write_context context, byte_range with
   byte_range found{within.end(), 0};
   unsigned steps = 0;
   while (!within.empty()) {
-    const result<populate_run> here = co_await work.look(within);
+    const result<grain_run> here = co_await work.look(within);
     if (!here) co_return here.error();
     within = range_between(here->range.end(), within.end());
-    if (here->action != populate_action::leave) {
+    if (here->action != grain_action::leave) {
       const std::uint64_t first = found.empty() ? align_down(here->range.offset, grain) : found.offset;
       found = range_between(first, std::min(align_up(here->range.end(), grain), context.layers.size()));
       if (found.length >= longest) break;

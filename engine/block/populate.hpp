@@ -1,7 +1,7 @@
 // Bringing backing data into the active layer, content unchanged: the step that copy-on-read and streaming
 // share.
 //
-// 1. plan (pure): the active layer's unallocated parts are taken apart into runs of whole grains to copy, to
+// 1. plan (grain_planner.hpp): the active layer's unallocated parts are taken apart into runs of whole grains to copy, to
 //    mark zero, or to leave.
 // 2. copy, in two worker steps with the engine between: a worker reads a piece and finds its zeros; the
 // engine
@@ -20,35 +20,6 @@
 #include <vector>
 
 namespace weir {
-
-enum class populate_action : std::uint8_t { leave, mark_zero, copy };
-
-struct populate_run {
-  byte_range range;
-  populate_action action;
-  friend bool operator==(const populate_run&, const populate_run&) = default;
-};
-
-/// Joins parts that come in ascending order, of any alignment, into runs of whole grains: a grain whose parts
-/// differ is copied.
-class populate_planner {
- public:
-  populate_planner(std::uint64_t grain, std::uint64_t disk_size) : grain_(grain), disk_size_(disk_size) {}
-
-  /// Precondition: `part` starts where the last one ended or in a later grain.
-  void add(byte_range part, populate_action action);
-  /// The runs, after the last part. Precondition: the parts covered whole grains.
-  std::vector<populate_run> take() { return std::move(runs_); }
-
- private:
-  void emit(byte_range range, populate_action action);
-
-  std::uint64_t grain_;
-  std::uint64_t disk_size_;
-  byte_range open_;  // parts of a grain not complete yet
-  populate_action open_action_ = populate_action::leave;
-  std::vector<populate_run> runs_;
-};
 
 /// What populate() did with a range.
 struct populated {
