@@ -12,8 +12,12 @@
 #include "engine/base/async_event.hpp"
 #include "engine/base/error.hpp"
 #include "engine/base/task.hpp"
+#include "engine/copy/rate_limit.hpp"
 #include "engine/jobs/job_state.hpp"
 
+#include <boost/asio/basic_waitable_timer.hpp>
+
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -72,7 +76,7 @@ class job {
   std::string_view io_status() const noexcept { return io_status_; }
   bool pause_requested() const noexcept { return state_.pause_requested(); }
   bool cancel_requested() const noexcept { return state_.cancel_requested(); }
-  /// Set once it failed; empty message while all is well.
+  /// Set once it failed or was cancelled; an empty text while all is well.
   const failure& error() const noexcept { return error_; }
 
   // Verbs (QMP job-*, block-job-*). Errors say which verb is not accepted in which state.
@@ -91,33 +95,52 @@ class job {
   task<void> run();
 
  protected:
-  /// The work. Returns when all is copied, or with the error. Calls checkpoint() between steps.
+  /// The work: starts a step only after checkpoint(), and has none in flight when it returns.
   virtual task<outcome<void>> do_run() = 0;
-  /// The change that makes success visible (drop the backing link, pivot). Not called after an error or
-  /// cancel.
+  /// Waits until no step is in flight; called before the job is shown as paused.
+  virtual task<void> do_settle() = 0;
+  /// The change that makes success visible (drop the backing link, pivot). Not called after an error or cancel.
   virtual task<outcome<void>> do_finalize() = 0;
 
-  /// Suspends while paused and while the speed limit asks for it, charging `bytes` done since the last call.
+  executor context() const noexcept { return executor_; }
+  /// Books `bytes` that are about to be copied and suspends while the job is paused or over its speed.
   /// Errors: errc::cancelled.
   task<result<void>> checkpoint(std::uint64_t bytes);
-  /// Applies the error policy: true = go on (retry or skip as the policy says), false = fail.
-  task<bool> handle_io_error(error_code code, bool is_read);
+  enum class error_action : std::uint8_t {
+    retry,  ///< the job was paused and resumed: try the range again
+    skip,   ///< go on with other ranges, and fail with the error at the end
+    fail,   ///< stop now
+  };
+  /// Applies the error policy, which may pause the job first.
+  task<error_action> action_after(error_code code, bool is_read);
   void set_progress(std::uint64_t current_bytes, std::uint64_t total_bytes) noexcept;
 
  private:
+  using timer = boost::asio::basic_waitable_timer<rate_limit::clock,
+                                                  boost::asio::wait_traits<rate_limit::clock>, executor>;
+
+  task<outcome<void>> work_and_finalize();
+  task<result<void>> wait_for_finalize();
+  task<void> stay_paused();
   void move_to(job_status next);
+  outcome<void> check(job_verb verb) const;
+  void wake();
 
   executor executor_;
   job_type type_;
   std::string disk_name_;
   job_settings settings_;
   job_state state_;
+  rate_limit limit_;
   std::uint64_t current_bytes_ = 0;
   std::uint64_t total_bytes_ = 0;
   std::string_view io_status_ = "ok";
   failure error_;
+  bool finalize_requested_ = false;
+  bool dismiss_requested_ = false;
   job_listener* listener_ = nullptr;
   async_event wake_;
+  timer timer_;
 };
 
 }  // namespace weir
