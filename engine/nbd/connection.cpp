@@ -1,0 +1,209 @@
+#include "engine/nbd/connection.hpp"
+
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/write.hpp>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace weir::nbd {
+namespace {
+
+/// One receive holds the 4 KiB writes of a deep queue.
+constexpr std::size_t receive_bytes = 256 * KiB;
+/// Handshake answers are sent at the latest when they are this long.
+constexpr std::size_t most_unsent_answers = 64 * KiB;
+
+}  // namespace
+
+connection::connection(stream_socket socket, const export_table& exports, buffer_pool& buffers,
+                       connection_settings settings)
+    : socket_(std::move(socket)),
+      exports_(exports),
+      buffers_(buffers),
+      settings_(settings),
+      deadline_(socket_.get_executor()),
+      received_(receive_bytes),
+      handshake_(exports),
+      admitted_(socket_.get_executor(), settings.limits),
+      replies_(socket_, admitted_) {}
+
+task<void> connection::run() {
+  set_deadline(settings_.handshake_timeout);
+  const bool agreed = co_await negotiate();
+  if (agreed) {
+    if (!shutting_down_) clear_deadline();
+    co_await serve();
+  }
+  clear_deadline();
+  error_code ignored;
+  socket_.shutdown(stream_socket::shutdown_send, ignored);
+  socket_.close(ignored);
+}
+
+void connection::begin_shutdown() {
+  if (shutting_down_) return;
+  shutting_down_ = true;
+  handshake_.begin_shutdown();
+  set_deadline(settings_.linger_timeout);
+  error_code ignored;
+  socket_.cancel(ignored);
+}
+
+void connection::abandon() noexcept {
+  abandoned_ = true;
+  error_code ignored;
+  socket_.shutdown(stream_socket::shutdown_both, ignored);
+  socket_.cancel(ignored);
+}
+
+task<bool> connection::negotiate() {
+  using phase = handshake::phase;
+  std::vector<std::byte> answers = handshake_.take_output();
+  for (;;) {
+    while (handshake_.now() == phase::negotiating && !received_.content().empty() &&
+           answers.size() < most_unsent_answers) {
+      received_.consume(handshake_.feed(received_.content()));
+      const std::vector<std::byte> more = handshake_.take_output();
+      answers.insert(answers.end(), more.begin(), more.end());
+    }
+    // From here on the export cannot be removed without this connection being told.
+    if (handshake_.now() == phase::transmitting) entry_ = exports_.at(handshake_.terms().facts.name);
+    const auto [error, sent] =
+        co_await boost::asio::async_write(socket_, boost::asio::buffer(answers), use_tuple_task);
+    if (error || handshake_.now() == phase::closing) co_return false;
+    if (handshake_.now() == phase::transmitting) co_return true;
+    answers.clear();
+    if (!received_.content().empty()) continue;
+    const bool more = co_await receive_more();
+    if (!more) co_return false;
+  }
+}
+
+task<void> connection::serve() {
+  runner_.emplace(*entry_->target, handshake_.terms(), buffers_, replies_);
+  task_group sending(socket_.get_executor());
+  sending.spawn(replies_.run());
+  co_await take_requests();
+  if (!shutting_down_) set_deadline(settings_.linger_timeout);
+  co_await runner_->finish();
+  replies_.finish();
+  co_await sending.join();
+}
+
+task<void> connection::take_requests() {
+  for (;;) {
+    const bool go_on = co_await take_buffered_requests();
+    if (!go_on) co_return;
+    const bool more = co_await receive_more();
+    if (!more) co_return;
+  }
+}
+
+task<bool> connection::take_buffered_requests() {
+  while (received_.content().size() >= request_size) {
+    const request asked = decode_request(received_.content().first<request_size>());
+    const ruling rule = rule_on(asked, handshake_.terms(), shutting_down_);
+    if (rule.what == ruling::action::close || rule.what == ruling::action::disconnect) co_return false;
+    received_.consume(request_size);
+    const bool taken = co_await take_request(asked, rule);
+    if (!taken) co_return false;
+  }
+  co_return true;
+}
+
+task<bool> connection::take_request(const request& asked, const ruling& rule) {
+  const bool refused = rule.what == ruling::action::refuse;
+  const std::uint32_t charge = refused ? 0 : std::max(rule.payload, rule.reply_bytes);
+  if (!admitted_.has_room(charge)) co_await admitted_.wait_for_room(charge);
+  if (replies_.is_broken()) co_return false;
+  buffer_lease payload;
+  if (refused) {
+    const bool dropped = co_await drop_payload(rule.payload);
+    if (!dropped) co_return false;
+  } else if (rule.payload > 0) {
+    payload = co_await buffers_.acquire(rule.payload);
+    const bool complete = co_await take_payload(payload.bytes());
+    if (!complete) co_return false;
+  }
+  admitted_.enter(charge);
+  if (refused) {
+    runner_->answer(asked, rule.error, rule.why, charge);
+  } else {
+    runner_->start(asked, std::move(payload), charge);
+  }
+  co_return true;
+}
+
+task<bool> connection::take_payload(std::span<std::byte> into) {
+  const std::size_t buffered = std::min(into.size(), received_.content().size());
+  std::memcpy(into.data(), received_.content().data(), buffered);
+  received_.consume(buffered);
+  into = into.subspan(buffered);
+  while (!into.empty()) {
+    // The same call takes the requests that follow.
+    const std::span<std::byte> behind = received_.room();
+    const receive_target target{boost::asio::buffer(into.data(), into.size()),
+                                boost::asio::buffer(behind.data(), behind.size())};
+    const std::size_t length = co_await receive_into(target);
+    if (length == 0) co_return false;
+    const std::size_t mine = std::min(length, into.size());
+    into = into.subspan(mine);
+    received_.fill(length - mine);
+  }
+  co_return true;
+}
+
+task<bool> connection::drop_payload(std::size_t length) {
+  for (;;) {
+    const std::size_t buffered = std::min(length, received_.content().size());
+    received_.consume(buffered);
+    length -= buffered;
+    if (length == 0) co_return true;
+    const bool more = co_await receive_more();
+    if (!more) co_return false;
+  }
+}
+
+task<bool> connection::receive_more() {
+  if (shutting_down_) co_return receive_rest();
+  const std::span<std::byte> room = received_.room();
+  const receive_target target{boost::asio::buffer(room.data(), room.size()), {}};
+  const std::size_t length = co_await receive_into(target);
+  received_.fill(length);
+  if (length == 0 && shutting_down_) co_return receive_rest();
+  co_return length > 0;
+}
+
+task<std::size_t> connection::receive_into(receive_target target) {
+  const auto [error, length] = co_await socket_.async_read_some(target, use_tuple_task);
+  co_return error ? 0 : length;
+}
+
+/// While shutting down only what has arrived already is looked at.
+bool connection::receive_rest() {
+  const std::span<std::byte> room = received_.room();
+  const ssize_t length = ::recv(socket_.native_handle(), room.data(), room.size(), MSG_DONTWAIT);
+  if (length <= 0) return false;
+  received_.fill(static_cast<std::size_t>(length));
+  return true;
+}
+
+void connection::set_deadline(std::chrono::milliseconds from_now) {
+  const std::uint64_t number = ++deadline_number_;
+  deadline_.expires_after(from_now);
+  deadline_.async_wait([weak = weak_from_this(), number](error_code error) {
+    const std::shared_ptr<connection> self = weak.lock();
+    // A newer deadline, or none, may have been set after this one expired but before its turn came.
+    if (!error && self && self->deadline_number_ == number) self->abandon();
+  });
+}
+
+void connection::clear_deadline() {
+  ++deadline_number_;
+  deadline_.cancel();
+}
+
+}  // namespace weir::nbd

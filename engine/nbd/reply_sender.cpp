@@ -1,0 +1,119 @@
+#include "engine/nbd/reply_sender.hpp"
+
+#include <boost/asio/post.hpp>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <utility>
+
+namespace weir::nbd {
+namespace {
+
+constexpr std::size_t pieces_per_call = 256;
+
+}  // namespace
+
+void reply_sender::queue(reply_part part) {
+  if (broken_) return retire(part);
+  queued_.push_back(std::move(part));
+  wake();
+}
+
+void reply_sender::finish() {
+  finishing_ = true;
+  wake();
+}
+
+void reply_sender::wake() {
+  if (parked_) boost::asio::post(socket_.get_executor(), std::exchange(parked_, nullptr));
+}
+
+task<void> reply_sender::run() {
+  for (;;) {
+    if (!queued_.empty()) {
+      std::swap(queued_, batch_);
+      co_await send_batch();
+    } else if (finishing_) {
+      co_return;
+    } else {
+      co_await suspend_until([this](std::move_only_function<void()> resume) { parked_ = std::move(resume); });
+    }
+  }
+}
+
+task<void> reply_sender::send_batch() {
+  while (next_ < batch_.size()) {
+    const int error = send_some();
+    if (error == EAGAIN) {
+      // A cancelled wait only means that the connection is asked to end: what is queued is still sent.
+      co_await socket_.async_wait(stream_socket::wait_write, use_tuple_task);
+    } else if (error != 0) {
+      break_off();
+    }
+  }
+  batch_.clear();
+  next_ = 0;
+}
+
+int reply_sender::send_some() {
+  std::array<iovec, pieces_per_call> pieces;
+  msghdr message{};
+  message.msg_iov = pieces.data();
+  message.msg_iovlen = gather(pieces);
+  ssize_t sent = -1;
+  do {
+    sent = ::sendmsg(socket_.native_handle(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+  } while (sent < 0 && errno == EINTR);
+  if (sent < 0) return errno;
+  advance(static_cast<std::size_t>(sent));
+  return 0;
+}
+
+std::size_t reply_sender::gather(std::span<iovec> into) const noexcept {
+  std::size_t count = 0;
+  std::size_t skip = sent_of_next_;
+  const auto add = [&](std::span<const std::byte> piece) {
+    const std::size_t skipped = std::min(skip, piece.size());
+    skip -= skipped;
+    piece = piece.subspan(skipped);
+    if (!piece.empty()) into[count++] = {const_cast<std::byte*>(piece.data()), piece.size()};
+  };
+  for (std::size_t index = next_; index < batch_.size() && count + 2 <= into.size(); ++index) {
+    add(batch_[index].head());
+    add(batch_[index].body);
+  }
+  return count;
+}
+
+void reply_sender::advance(std::size_t sent) {
+  sent += sent_of_next_;
+  while (next_ < batch_.size()) {
+    reply_part& part = batch_[next_];
+    const std::size_t length = part.head().size() + part.body.size();
+    if (sent < length) break;
+    sent -= length;
+    retire(part);
+    ++next_;
+  }
+  sent_of_next_ = sent;
+}
+
+void reply_sender::retire(reply_part& part) {
+  part.lease.reset();
+  if (part.ends_reply) admitted_.leave(part.charge_bytes);
+}
+
+void reply_sender::break_off() {
+  broken_ = true;
+  error_code ignored;
+  socket_.shutdown(stream_socket::shutdown_both, ignored);
+  for (; next_ < batch_.size(); ++next_) retire(batch_[next_]);
+  for (reply_part& part : queued_) retire(part);
+  queued_.clear();
+  sent_of_next_ = 0;
+}
+
+}  // namespace weir::nbd

@@ -1,0 +1,59 @@
+// Sends the replies of one connection, as many as are ready with each system call.
+//
+// Requests queue parts as they complete; one task drains the queue. It is woken by a posted function, so it
+// runs behind everything that completed in the same turn and finds those replies queued, too. Bodies are sent
+// from the buffers they were read into.
+#pragma once
+
+#include "engine/nbd/admission.hpp"
+#include "engine/nbd/reply_part.hpp"
+#include "engine/nbd/stream.hpp"
+
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <functional>
+#include <span>
+#include <vector>
+
+namespace weir::nbd {
+
+class reply_sender {
+ public:
+  /// Both outlive the sender.
+  reply_sender(stream_socket& socket, admission& admitted) : socket_(socket), admitted_(admitted) {}
+  reply_sender(const reply_sender&) = delete;
+  reply_sender& operator=(const reply_sender&) = delete;
+
+  /// Never waits. After an error on the socket the part is dropped.
+  void queue(reply_part part);
+
+  /// Sends until finish() was called and nothing is queued. After an error on the socket it shuts the socket
+  /// down, so that its reader ends, and drops what is queued.
+  task<void> run();
+  void finish();
+
+  bool is_broken() const noexcept { return broken_; }
+
+ private:
+  task<void> send_batch();
+  /// One system call; returns 0 or an errno value.
+  int send_some();
+  std::size_t gather(std::span<iovec> into) const noexcept;
+  void advance(std::size_t sent);
+  void retire(reply_part& part);
+  void break_off();
+  void wake();
+
+  stream_socket& socket_;
+  admission& admitted_;
+  std::vector<reply_part> queued_;
+  std::vector<reply_part> batch_;  // being sent: [next_, size), the first sent_of_next_ bytes are gone
+  std::size_t next_ = 0;
+  std::size_t sent_of_next_ = 0;
+  std::move_only_function<void()> parked_;
+  bool finishing_ = false;
+  bool broken_ = false;
+};
+
+}  // namespace weir::nbd
