@@ -1,0 +1,73 @@
+// What the control socket may do with the engine that runs it; implemented by `weir serve`.
+#pragma once
+
+#include "engine/base/error.hpp"
+#include "engine/base/task.hpp"
+#include "engine/block/disk.hpp"
+#include "engine/jobs/job_manager.hpp"
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace weir {
+
+/// Where nbd-server-start listens.
+struct listen_address {
+  std::string path;  ///< unix; empty: TCP
+  std::string host;
+  std::string port;
+};
+
+struct export_settings {
+  std::string id;
+  std::string node;  ///< the disk's name
+  std::string name;  ///< what NBD clients ask for
+  std::string description;
+  bool writable = false;
+};
+
+/// The NBD server as the control socket changes it. Failures carry QEMU's texts.
+class export_control {
+ public:
+  virtual ~export_control() = default;
+  virtual outcome<void> start_server(listen_address where) = 0;
+  virtual task<outcome<void>> stop_server() = 0;
+  virtual outcome<void> add(export_settings settings) = 0;
+  /// `force` drops the clients; otherwise an export in use is refused.
+  virtual task<outcome<void>> remove(std::string id, bool force) = 0;
+  virtual std::vector<export_settings> list() const = 0;
+  /// Told of the id of every export that has gone.
+  virtual void set_deleted_hook(std::function<void(const std::string& id)> hook) = 0;
+};
+
+/// One stream job as asked for, by block-stream or by a record of an earlier run.
+struct stream_request {
+  job_settings settings;
+  std::string disk;
+  std::string base;  ///< chain::find_layer's words; empty: no layer stays
+  std::optional<std::string> backing_name;
+};
+
+class engine_control {
+ public:
+  virtual ~engine_control() = default;
+  virtual std::string_view version() const = 0;
+  virtual const std::vector<disk*>& disks() const = 0;
+  virtual job_manager& jobs() = 0;
+  virtual export_control& exports() = 0;
+  /// Failures carry QEMU's texts.
+  virtual outcome<void> start_stream(stream_request request) = 0;
+  /// The domain XML with every chain as it is now. Errors: not_supported without a domain.
+  virtual outcome<std::string> live_xml() = 0;
+  /// Asks the engine to drain and end; returns at once.
+  virtual void quit() = 0;
+
+  /// The disk of that name, or null.
+  disk* find_disk(std::string_view name) const;
+};
+
+}  // namespace weir

@@ -1,0 +1,63 @@
+#include "engine/control/image_info.hpp"
+
+#include <sys/stat.h>
+
+#include <cstdint>
+#include <optional>
+#include <utility>
+
+namespace weir {
+namespace {
+
+namespace json = boost::json;
+
+/// Space taken by the image's files; none where a storage has no descriptor to ask.
+std::optional<std::uint64_t> allocated_bytes(const layer& described) {
+  const layer_source& source = described.model.source;
+  struct stat found{};
+  const auto descriptor = described.image->storage_at(0).descriptor();
+  const bool known = descriptor ? ::fstat(*descriptor, &found) == 0
+                                : source.type == "file" && ::stat(source.path.c_str(), &found) == 0;
+  if (!known) return std::nullopt;
+  return static_cast<std::uint64_t>(found.st_blocks) * 512;
+}
+
+json::object format_specific(const image& described) {
+  json::object data;
+  for (const image_fact& fact : described.facts()) {
+    std::visit([&](const auto& value) { data[fact.key] = value; }, fact.value);
+  }
+  return {{"type", described.format()}, {"data", std::move(data)}};
+}
+
+}  // namespace
+
+json::object image_info(const layer& described, const layer* below) {
+  const image& opened = *described.image;
+  json::object info{{"virtual-size", opened.virtual_size()},
+                    {"filename", describe(described.model.source)},
+                    {"format", opened.format()}};
+  if (opened.grain() > 1) info["cluster-size"] = opened.grain();
+  if (const auto allocated = allocated_bytes(described)) info["actual-size"] = *allocated;
+  if (opened.format() != "raw") info["format-specific"] = format_specific(opened);
+  if (const auto& backing = opened.backing()) {
+    if (below != nullptr) info["full-backing-filename"] = describe(below->model.source);
+    info["backing-filename"] = backing->name;
+    if (!backing->format.empty()) info["backing-filename-format"] = backing->format;
+  }
+  info["dirty-flag"] = false;
+  return info;
+}
+
+json::object nested_image_info(const chain& layers, std::size_t depth) {
+  json::object nested;
+  for (std::size_t at = layers.depth(); at-- > depth;) {
+    const layer* below = at + 1 < layers.depth() ? layers.at(at + 1).get() : nullptr;
+    json::object info = image_info(*layers.at(at), below);
+    if (below != nullptr) info["backing-image"] = std::move(nested);
+    nested = std::move(info);
+  }
+  return nested;
+}
+
+}  // namespace weir
