@@ -54,8 +54,8 @@ def make_root_file_system(image, work, size, data_length, seed=1):
     with open(f"{tree}/base/sums", "w") as file:
         file.write(sums)
     sparse = os.path.join(work, "sparse.raw")
-    run(system_tool("mke2fs"), "-q", "-t", "ext4", "-b", "4096", "-L", "weir-guest", "-E", "root_owner=0:0,lazy_itable_init=0",
-        "-d", tree, sparse, str(size // 1024) + "k")
+    run(system_tool("mke2fs"), "-q", "-t", "ext4", "-b", "4096", "-L", "weir-guest",
+        "-E", "root_owner=0:0,lazy_itable_init=0", "-d", tree, sparse, str(size // 1024) + "k")
     run("cp", "--sparse=never", sparse, image)
     os.unlink(sparse)
     shutil.rmtree(tree)
