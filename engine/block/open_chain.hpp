@@ -45,7 +45,7 @@ struct open_chain_options {
   /// First number for layers without an index: indexes are unique in the guest, so the disks of one guest are
   /// numbered one after the other (number_layers).
   unsigned first_index = 1;
-  image_open_options image;  ///< `writable` is set per layer
+  image_open_options image = {};  ///< `writable` is set per layer
 };
 
 /// Opened layers, active first, models completed: format, index, recorded_name, where the next one came from.
