@@ -91,6 +91,8 @@ class world {
   }
 
   task<void> serve(const command_line& asked) {
+    // Before "ready" is said: who reads that may send one at once.
+    boost::asio::basic_signal_set<executor> signals(context_, SIGTERM, SIGINT);
     nbd_server server(context_, asked.server);
     for (const auto& [name, source] : asked.exports) {
       disks_.push_back(co_await open(name, source, !asked.read_only));
@@ -108,7 +110,6 @@ class world {
     for (const std::string& address : server.addresses()) ready += " " + address;
     std::puts(ready.c_str());
     std::fflush(stdout);
-    boost::asio::basic_signal_set<executor> signals(context_, SIGTERM, SIGINT);
     co_await signals.async_wait(use_task);
     co_await server.stop();
     for (const auto& each : disks_) {
@@ -131,7 +132,6 @@ class world {
       bytes = *std::move(opened);
     }
     const format_driver driver = raw_driver();
-
     image_open_options options;
     options.writable = writable;
     auto image = co_await driver.open(std::move(bytes), options);
