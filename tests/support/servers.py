@@ -21,12 +21,20 @@ class Server:
     def __init__(self, folder, name):
         self.socket, self.control = f"{folder}/{name}.nbd", f"{folder}/{name}.control"
         self.log = f"{folder}/{name}.log"
-        self.process = None
+        self.process = self.qmp = None
 
     def _spawn(self, command, preexec=None):
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
                                             text=True, preexec_fn=preexec)
+
+    def set_speed(self, bytes_per_second):
+        self.qmp("block-job-set-speed", device=self.export, speed=bytes_per_second)
+
+    def events(self):
+        """The QMP events so far."""
+        self.qmp("query-jobs")
+        return self.qmp.events
 
     def words(self):
         with open(self.log, errors="replace") as log:
@@ -41,9 +49,8 @@ class Server:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise ToolError(f"{self.process.args[0]} did not end within {timeout} s of SIGTERM\n{self.words()}") from None
-        self.process.stdout.close()
-        self.process = None
+            raise ToolError(f"the server did not end within {timeout} s of SIGTERM\n{self.words()}") from None
+        self._forget()
         if code != 0:
             raise ToolError(f"the server ended with {code}\n{self.words()}")
 
@@ -53,8 +60,13 @@ class Server:
             return
         self.process.kill()
         self.process.wait()
+        self._forget()
+
+    def _forget(self):
         self.process.stdout.close()
-        self.process = None
+        if self.qmp:
+            self.qmp.close()
+        self.process = self.qmp = None
 
     def __enter__(self):
         return self.start()
@@ -109,7 +121,8 @@ class WeirServer(Server):
     def __init__(self, folder, chain, name="weir", weir=None, options=(), preexec=None):
         super().__init__(folder, name)
         self.weir = weir or os.environ["WEIR"]
-        self.command = [self.weir, "serve", "--nbd", f"unix:{self.socket}", "--control", self.control, *options, chain.xml]
+        self.command = [self.weir, "serve", "--nbd", f"unix:{self.socket}", "--control", self.control, *options,
+                        chain.xml]
         self.preexec = preexec
 
     def start(self, timeout=30):
@@ -119,6 +132,7 @@ class WeirServer(Server):
         if line.rstrip("\n") != "weir: ready":
             self.kill()
             raise ToolError(f"weir serve said {line!r} instead of 'weir: ready'\n{self.words()}")
+        self.qmp = Qmp(self.control)
         return self
 
     def pull_command(self, bandwidth=None, *options):
@@ -130,10 +144,6 @@ class WeirServer(Server):
         done = subprocess.run(self.pull_command(bandwidth), stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode != 0:
             raise ToolError(f"weir blockpull: exit {done.returncode}: {done.stderr}")
-
-    def set_bandwidth(self, bytes_per_second):
-        subprocess.run([self.weir, "blockjob", self.export, "-c", self.control, "--bandwidth", f"{bytes_per_second // 1024}K"],
-                       check=True, stdin=subprocess.DEVNULL)
 
     def job(self):
         """The job as query-block-jobs tells it, {} if there is none (any more)."""
@@ -176,9 +186,6 @@ class StorageDaemon(Server):
 
     def pull(self, bandwidth=None):
         self.qmp("block-stream", job_id="vda", device="vda", speed=0 if bandwidth is None else bandwidth * 1024 * 1024)
-
-    def set_bandwidth(self, bytes_per_second):
-        self.qmp("block-job-set-speed", device="vda", speed=bytes_per_second)
 
     def job(self):
         jobs = self.qmp("query-block-jobs")

@@ -8,11 +8,11 @@ class ToolError(Exception):
     """A tool or the guest did not do what it was asked; the text says which and why."""
 
 
-def run(*command, **options):
-    """Runs a tool to its end and returns what it printed; a failure shows its words."""
+def run(*command, expected=(0,), **options):
+    """Runs a tool to its end and returns what it printed; an exit code not expected shows its words."""
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True, errors="replace", **options)
-    if done.returncode != 0:
+    if done.returncode not in expected:
         raise ToolError(f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stdout}")
     return done.stdout
 
