@@ -2,9 +2,10 @@
 where it was. What was finished is not copied again: the test spoils it in the lower layer, and nobody notices."""
 import unittest
 
-from guest_chain import GuestChain, sha256_of
+from guest_chain import GuestChain
 from guest_image import MIB
 from guest_test_case import GuestTestCase
+from images import sha256_of
 from servers import make_server, wait_for_job
 
 KEPT = 24  # files that are durable before the cut

@@ -5,26 +5,17 @@
 The middle layer holds what differs between base.raw and an edited copy of it: new files, and one of base's removed.
 domain.xml names the chain as disk vda.
 """
-import hashlib
 import json
 import os
 import shutil
 
 from guest_image import MIB, edit_file_system, make_root_file_system, seeded_file, sums_of
+from images import make_difference, sha256_of
 from tools import ToolError, run, system_tool
 
 CLUSTER = 65536
 # What the guest's file system writes as zeros itself (journal, tables); its writes are not scanned for zeros.
 ZEROS_OF_THE_GUEST = 4 * MIB
-
-
-def sha256_of(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def allocated_bytes(path):
-    return os.stat(path).st_blocks * 512
 
 
 class GuestChain:
@@ -50,9 +41,7 @@ class GuestChain:
         commands = [f"write {tree}/middle/{name} /middle/{name}" for name in names]
         edit_file_system(edited, commands + [f"write {tree}/sums /middle/sums"], self.folder)
         shutil.rmtree(tree)
-        # An overlay with nothing in it over the edited copy, moved onto base.raw, keeps just the difference.
-        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", edited, "-F", "raw", self.middle)
-        run("qemu-img", "rebase", "-q", "-b", "base.raw", "-F", "raw", self.middle)
+        make_difference(edited, self.base, "raw", self.middle)
         os.unlink(edited)
 
     def make_top(self):

@@ -112,6 +112,19 @@ class Qmp:
             else:
                 return reply["return"]
 
+    def wait_event(self, name, timeout=300):
+        """Reads on until an event of that name has come; takes it and returns its data."""
+        self.connection.settimeout(timeout)
+        while True:
+            for event in self.events:
+                if event["event"] == name:
+                    self.events.remove(event)
+                    return event["data"]
+            line = self.lines.readline()
+            if not line:
+                raise ToolError(f"the QMP connection ended before {name}")
+            self.events.append(json.loads(line))
+
     def close(self):
         self.lines.close()
         self.connection.close()
