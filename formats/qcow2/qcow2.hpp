@@ -1,3 +1,4 @@
+// The qcow2 format, versions 2 and 3.
 #pragma once
 
 #include "engine/block/format_table.hpp"

@@ -1,0 +1,50 @@
+#include "formats/codec.hpp"
+
+#include <zlib.h>
+#include <zstd.h>
+
+#include <cerrno>
+#include <memory>
+
+namespace weir {
+namespace {
+
+constexpr int largest_zstd_window_log = 27;
+constexpr int raw_deflate_window_bits = -15;
+
+}  // namespace
+
+result<void> decode_deflate(std::span<const std::byte> encoded, std::span<std::byte> decoded) {
+  z_stream stream{};
+  // zlib does not write through next_in; its type predates const.
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<std::byte*>(encoded.data()));
+  stream.avail_in = static_cast<uInt>(encoded.size());
+  stream.next_out = reinterpret_cast<Bytef*>(decoded.data());
+  stream.avail_out = static_cast<uInt>(decoded.size());
+  if (stream.avail_in != encoded.size() || stream.avail_out != decoded.size()) return errc::corrupt_data;
+  if (inflateInit2(&stream, raw_deflate_window_bits) != Z_OK) return errno_code(ENOMEM);
+  const int answer = inflate(&stream, Z_FINISH);
+  inflateEnd(&stream);
+  // A stream that ends exactly with the buffer may answer Z_BUF_ERROR before its end marker was looked at.
+  const bool sound = answer == Z_STREAM_END || answer == Z_BUF_ERROR;
+  if (!sound || stream.avail_out != 0) return errc::corrupt_data;
+  return {};
+}
+
+result<void> decode_zstd(std::span<const std::byte> encoded, std::span<std::byte> decoded) {
+  const std::unique_ptr<ZSTD_DCtx, decltype(&ZSTD_freeDCtx)> context(ZSTD_createDCtx(), &ZSTD_freeDCtx);
+  if (!context) return errno_code(ENOMEM);
+  ZSTD_DCtx_setParameter(context.get(), ZSTD_d_windowLogMax, largest_zstd_window_log);
+  ZSTD_inBuffer in{encoded.data(), encoded.size(), 0};
+  ZSTD_outBuffer out{decoded.data(), decoded.size(), 0};
+  while (out.pos < out.size) {
+    const std::size_t in_before = in.pos;
+    const std::size_t out_before = out.pos;
+    const std::size_t answer = ZSTD_decompressStream(context.get(), &out, &in);
+    if (ZSTD_isError(answer) != 0) return errc::corrupt_data;
+    if (in.pos == in_before && out.pos == out_before) return errc::corrupt_data;
+  }
+  return {};
+}
+
+}  // namespace weir

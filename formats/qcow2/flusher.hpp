@@ -1,0 +1,66 @@
+// Flush passes: the order in which changed metadata reaches the storage, and group commit.
+//
+// A pass takes everything that is dirty at one instant (refcount slices, refcount table entries, L2 slices, L1
+// entries, dropped clusters) and writes those bytes, whatever changes meanwhile:
+//   1  refcount slices                      then flush: covers all guest data, new tables' zeros, these counts
+//   2  refcount table entries               then flush; a moved table is written whole, flushed, and then the
+//                                           header's sector switches to it, flushed
+//   3  L2 slices                            then flush, if L1 entries follow
+//   4  L1 entries                           flush
+//   5  dropped clusters are handed to the allocator, which decrements them in a later pass
+// So at every point of time what a pointer names on the storage is itself there and counted:
+//   data and counts (1) before the pointers to them (3), blocks (1) before the table entry (2) before any
+//   pointer that relies on the counts (3), L2 tables (1: zeros, 3: entries) before the L1 entry (4).
+// All dirty state is taken at one instant, and counts are raised before a pointer is published, so the counts
+// of a pass cover its pointers. Steps with nothing to write are left out; a flush after writes in place is one
+// storage flush.
+//
+// Errors leave everything the pass took dirty for the next one.
+//
+// Group commit: a flush is served by the first pass that starts after it was asked for; all that wait share it.
+#pragma once
+
+#include "engine/base/async_event.hpp"
+#include "engine/base/error.hpp"
+#include "engine/base/task.hpp"
+#include "formats/qcow2/allocator.hpp"
+#include "formats/qcow2/image_tables.hpp"
+#include "formats/qcow2/refcounts.hpp"
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace weir::qcow2 {
+
+class flusher {
+ public:
+  flusher(executor context, image_tables& tables, refcounts& counts, allocator& clusters);
+
+  task<result<void>> flush();
+  /// A pass, then the steps of header_layout.hpp, each durable before the next; no other pass runs meanwhile,
+  /// so that the header's table pointers stay put.
+  task<result<void>> change_backing(std::optional<backing_reference> wanted);
+  bool has_dirty() const noexcept;
+
+ private:
+  struct frozen_state;
+
+  void finish(result<void> answer);
+  task<result<void>> write_backing(const std::optional<backing_reference>& wanted);
+  task<result<void>> run_pass();
+  task<result<void>> write_pass(const frozen_state& taken);
+  task<result<void>> write_refcount_table(const frozen_state& taken);
+  task<result<void>> write_pointers(const frozen_state& taken);
+  task<result<void>> write_all(const std::vector<frozen_bytes>& parts);
+
+  image_tables& tables_;
+  refcounts& counts_;
+  allocator& clusters_;
+  std::uint64_t passes_started_ = 0;
+  std::uint64_t passes_finished_ = 0;
+  result<void> last_answer_;
+  async_event finished_;
+};
+
+}  // namespace weir::qcow2

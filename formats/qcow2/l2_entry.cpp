@@ -1,0 +1,60 @@
+#include "formats/qcow2/l2_entry.hpp"
+
+namespace weir::qcow2 {
+namespace {
+
+constexpr l2_entry invalid_entry{};
+
+l2_entry decode_compressed(std::uint64_t raw, const geometry& shape) noexcept {
+  if ((raw & copied_flag) != 0) return invalid_entry;
+  const unsigned offset_bits = 62 - (shape.cluster_bits - 8);
+  const std::uint64_t offset = raw & ((std::uint64_t{1} << offset_bits) - 1);
+  const std::uint64_t more_sectors = (raw & ~compressed_flag) >> offset_bits;
+  if (offset > offset_mask) return invalid_entry;
+  const std::uint64_t end = align_down(offset, sector_bytes) + (more_sectors + 1) * sector_bytes;
+  return {.kind = entry_kind::compressed, .host_offset = offset, .host_length = end - offset};
+}
+
+}  // namespace
+
+l2_entry decode_l2_entry(std::uint64_t raw, const geometry& shape) noexcept {
+  if (raw == 0) return {.kind = entry_kind::unallocated};
+  if ((raw & compressed_flag) != 0) return decode_compressed(raw, shape);
+  const bool zero = (raw & zero_flag) != 0;
+  const bool copied = (raw & copied_flag) != 0;
+  const std::uint64_t offset = raw & offset_mask;
+  if ((raw & ~(offset_mask | zero_flag | copied_flag)) != 0) return invalid_entry;
+  if (zero && shape.version < 3) return invalid_entry;
+  if (!is_aligned(offset, shape.cluster_size())) return invalid_entry;
+  if (offset == 0) return zero && !copied ? l2_entry{.kind = entry_kind::zero_plain} : invalid_entry;
+  return {
+      .kind = zero ? entry_kind::zero_allocated : entry_kind::data, .copied = copied, .host_offset = offset};
+}
+
+cluster_run referenced_clusters(const l2_entry& entry, const geometry& shape) noexcept {
+  switch (entry.kind) {
+    case entry_kind::zero_allocated:
+    case entry_kind::data:
+      return {shape.cluster_of(entry.host_offset), 1};
+    case entry_kind::compressed: {
+      const std::uint64_t first = shape.cluster_of(entry.host_offset);
+      const std::uint64_t last = shape.cluster_of(entry.host_offset + entry.host_length - 1);
+      return {first, last - first + 1};
+    }
+    case entry_kind::unallocated:
+    case entry_kind::zero_plain:
+    case entry_kind::invalid:
+      break;
+  }
+  return {};
+}
+
+std::optional<std::uint64_t> decode_l1_entry(std::uint64_t raw, const geometry& shape) noexcept {
+  const std::uint64_t offset = raw & offset_mask;
+  if ((raw & ~(offset_mask | copied_flag)) != 0) return std::nullopt;
+  if (!is_aligned(offset, shape.cluster_size())) return std::nullopt;
+  if (offset == 0 && raw != 0) return std::nullopt;
+  return offset;
+}
+
+}  // namespace weir::qcow2

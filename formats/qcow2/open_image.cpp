@@ -1,0 +1,121 @@
+#include "formats/qcow2/open_image.hpp"
+
+#include "formats/qcow2/header.hpp"
+#include "formats/qcow2/qcow2_image.hpp"
+#include "formats/qcow2/rebuild.hpp"
+
+#include <boost/asio/this_coro.hpp>
+
+#include <array>
+#include <utility>
+#include <vector>
+
+namespace weir::qcow2 {
+namespace {
+
+task<outcome<header>> read_header(storage& from) {
+  std::array<std::byte, first_look_bytes> first{};
+  if (from.size() < first.size()) {
+    co_return make_failure(errc::not_this_format, from.location(), "too short for a qcow2 image");
+  }
+  result<void> got = co_await from.read(0, first);
+  if (!got) co_return make_failure(got.error(), from.location());
+  const outcome<std::uint64_t> cluster_size = parse_cluster_size(first, from.location());
+  if (!cluster_size) co_return cluster_size.error();
+  std::vector<std::byte> cluster(static_cast<std::size_t>(*cluster_size));
+  got = co_await from.read(0, cluster);
+  if (!got) co_return make_failure(got.error(), from.location());
+  co_return parse_header(cluster, from.size(), from.location());
+}
+
+outcome<void> check_writable(const header& head, storage& from) {
+  if (!from.capabilities().writable) return make_failure(errc::read_only, from.location());
+  if (head.has(incompatible_bit::corrupt)) {
+    return make_failure(errc::corrupt_image, from.location(),
+                        "marked corrupt: it can only be read until qemu-img check -r all has repaired it");
+  }
+  return outcome<void>{};
+}
+
+byte_range whole_clusters(byte_range range, const geometry& shape) {
+  return {range.offset, shape.offset_of(shape.clusters_for(range.length))};
+}
+
+/// The metadata the header and the L1 table name. L1 entries that are not sound name nothing.
+void chart_metadata(image_tables& tables) {
+  const header& head = tables.head;
+  const geometry& shape = tables.shape;
+  metadata_map& map = tables.metadata;
+  map.header = {0, shape.cluster_size()};
+  map.l1 = whole_clusters({head.l1_offset, head.l1_count * entry_bytes}, shape);
+  map.refcount_table = {head.refcount_table_offset, shape.offset_of(head.refcount_table_clusters)};
+  if (head.snapshot_count > 0) map.snapshots = {head.snapshots_offset, shape.cluster_size()};
+  std::vector<std::uint64_t> l2_tables;
+  for (std::uint64_t index = 0; index < tables.l1.size(); ++index) {
+    const auto table = tables.l2_table(index);
+    if (table && *table != 0) l2_tables.push_back(*table);
+  }
+  map.l2_tables = cluster_set(std::move(l2_tables));
+}
+
+/// Autoclear features this build does not keep up are withdrawn before the first change.
+task<result<void>> clear_autoclear(image_tables& tables) {
+  if (tables.head.autoclear == 0) co_return result<void>{};
+  const std::array<std::byte, 8> none{};
+  result<void> cleared = co_await tables.file.write(field::autoclear, none);
+  if (cleared) cleared = co_await tables.file.flush();
+  if (cleared) tables.head.autoclear = 0;
+  co_return cleared;
+}
+
+task<outcome<void>> prepare_writing(qcow2_image& opened) {
+  image_tables& tables = opened.tables();
+  const std::string& location = tables.file.location();
+  if (tables.metadata.l2_tables.has_duplicates()) {
+    co_return make_failure(errc::corrupt_image, location, "the L1 table names an L2 table twice");
+  }
+  const outcome<void> loaded = co_await opened.change_side()->load(location);
+  if (!loaded) co_return loaded.error();
+  const result<void> cleared = co_await clear_autoclear(tables);
+  if (!cleared) co_return make_failure(cleared.error(), location);
+  co_return outcome<void>{};
+}
+
+task<outcome<header>> examine(storage& from, bool writable) {
+  outcome<header> head = co_await read_header(from);
+  if (!head || !writable) co_return head;
+  const outcome<void> sound = check_writable(*head, from);
+  if (!sound) co_return sound.error();
+  if (!head->has(incompatible_bit::dirty)) co_return head;
+  const outcome<void> rebuilt = co_await rebuild_refcounts(from, *head);
+  if (!rebuilt) co_return rebuilt.error();
+  co_return co_await read_header(from);
+}
+
+}  // namespace
+
+task<outcome<std::unique_ptr<image>>> open_image(std::unique_ptr<storage> from, image_open_options options) {
+  const executor context = co_await boost::asio::this_coro::executor;
+  const outcome<header> head = co_await examine(*from, options.writable);
+  if (!head) {
+    const result<void> ignored = co_await from->close();
+    static_cast<void>(ignored);
+    co_return head.error();
+  }
+  auto opened = std::make_unique<qcow2_image>(context, std::move(from), *head, options.writable,
+                                              options.metadata_cache_bytes);
+  image_tables& tables = opened->tables();
+  const result<void> loaded = co_await tables.l1.load(tables.file, head->l1_count);
+  outcome<void> ready;
+  if (!loaded) ready = make_failure(loaded.error(), tables.file.location());
+  if (loaded) chart_metadata(tables);
+  if (ready && options.writable) ready = co_await prepare_writing(*opened);
+  if (!ready) {
+    const result<void> ignored = co_await tables.file.close();
+    static_cast<void>(ignored);
+    co_return ready.error();
+  }
+  co_return std::unique_ptr<image>(std::move(opened));
+}
+
+}  // namespace weir::qcow2

@@ -1,0 +1,87 @@
+#include "formats/qcow2/qcow2_image.hpp"
+
+#include <utility>
+
+namespace weir::qcow2 {
+
+// A quarter of the cache is for refcounts: one refcount slice covers as much guest data as four L2 slices at
+// the usual 16 bits, but allocation touches both at random only after much freeing.
+qcow2_image::qcow2_image(executor context, std::unique_ptr<storage> from, const header& parsed, bool writable,
+                         std::size_t cache_bytes)
+    : storage_(std::move(from)),
+      tables_(context, *storage_, parsed, writable ? cache_bytes / 4 * 3 : cache_bytes),
+      mapper_(tables_, writable) {
+  if (writable) writer_ = std::make_unique<qcow2::writer>(context, tables_, pins(), cache_bytes / 4);
+}
+
+bool qcow2_image::zeroes_fast() const noexcept {
+  return tables_.shape.version >= 3 || !tables_.head.backing;
+}
+
+std::vector<image_fact> qcow2_image::facts() const {
+  const header& head = tables_.head;
+  const bool is_v3 = tables_.shape.version >= 3;
+  const std::string compression = head.compression == compression::zstd ? "zstd" : "zlib";
+  std::vector<image_fact> made;
+  made.push_back({"compat", std::string(is_v3 ? "1.1" : "0.10")});
+  made.push_back({"compression-type", compression});
+  if (is_v3) made.push_back({"lazy-refcounts", (head.compatible & lazy_refcounts_bit) != 0});
+  made.push_back({"refcount-bits", std::uint64_t{1} << tables_.shape.refcount_order});
+  if (is_v3) {
+    made.push_back({"corrupt", head.has(incompatible_bit::corrupt)});
+    made.push_back({"extended-l2", false});
+  }
+  return made;
+}
+
+std::optional<result<extent>> qcow2_image::do_try_map(byte_range range, map_effort) {
+  return mapper_.map(range);
+}
+
+task<result<extent>> qcow2_image::do_map(byte_range range, map_effort) {
+  while (true) {
+    const std::optional<result<extent>> found = mapper_.map(range);
+    if (found) co_return *found;
+    const result<void> loaded = co_await tables_.l2.load(mapper_.missing_slice(range.offset));
+    if (!loaded) co_return loaded.error();
+  }
+}
+
+task<result<allocation>> qcow2_image::do_allocate(byte_range range) {
+  return writer_->allocate(range);
+}
+
+task<result<void>> qcow2_image::do_publish(const allocation& reserved) {
+  return writer_->publish(reserved);
+}
+
+task<result<void>> qcow2_image::do_release(const allocation& reserved) {
+  return writer_->release(reserved);
+}
+
+task<result<void>> qcow2_image::do_zero(byte_range range, zero_mode mode) {
+  return writer_->zero(range, mode);
+}
+
+task<result<void>> qcow2_image::do_discard(byte_range range) {
+  return writer_->discard(range);
+}
+
+task<result<void>> qcow2_image::do_flush() {
+  return writer_->flush();
+}
+
+task<result<void>> qcow2_image::do_set_backing(std::optional<backing_reference> reference) {
+  const result<void> changed = co_await writer_->change_backing(std::move(reference));
+  if (changed) bump_epoch();
+  co_return changed;
+}
+
+task<result<void>> qcow2_image::do_close() {
+  result<void> answer;
+  if (writer_) answer = co_await writer_->flush_all();
+  const result<void> closed = co_await storage_->close();
+  co_return answer ? closed : answer;
+}
+
+}  // namespace weir::qcow2

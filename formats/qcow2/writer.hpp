@@ -1,0 +1,85 @@
+// Changes of the mapping: allocate, publish, zero, discard, and the flushes between them.
+//
+// Two locks' worth of order, in one place:
+// - The allocation lock is held wherever counts change or an L2 table comes into being (allocate, release,
+//   collecting dropped clusters). A flush pass never takes it.
+// - L2 entries change without a lock: the caller keeps a grain exclusive, and an entry is read and written
+//   between two suspensions.
+// Once an L1 entry is marked COPIED its table stays where it is, so a place found before a suspension is
+// still the place afterwards.
+//
+// Before anything is made dirty, a change waits for a flush pass if the caches are full of dirty slices: that
+// bounds memory, and no dirty slice ever leaves the cache but through a pass.
+#pragma once
+
+#include "engine/base/error.hpp"
+#include "engine/base/task.hpp"
+#include "engine/block/image.hpp"
+#include "formats/qcow2/allocator.hpp"
+#include "formats/qcow2/async_lock.hpp"
+#include "formats/qcow2/flusher.hpp"
+#include "formats/qcow2/image_tables.hpp"
+#include "formats/qcow2/refcounts.hpp"
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+namespace weir::qcow2 {
+
+class writer {
+ public:
+  writer(executor context, image_tables& tables, pin_ledger& pins, std::size_t refcount_cache_bytes);
+
+  task<outcome<void>> load(std::string_view location) { return counts_.load(location); }
+
+  // As in image.hpp.
+  task<result<allocation>> allocate(byte_range range);
+  task<result<void>> publish(const allocation& reserved);
+  task<result<void>> release(const allocation& reserved);
+  task<result<void>> zero(byte_range range, zero_mode mode);
+  task<result<void>> discard(byte_range range);
+  task<result<void>> flush();
+  task<result<void>> change_backing(std::optional<backing_reference> wanted);
+  /// Flushes until nothing is dirty and everything dropped is free. Precondition: no pins are left.
+  task<result<void>> flush_all();
+
+  refcounts& counts() noexcept { return counts_; }
+
+ private:
+  enum class change : std::uint8_t { zero_and_free, zero_and_keep, discard };
+  struct placed_slice {
+    std::uint64_t offset;  // of the L2 slice
+    std::uint64_t index;   // of the first entry
+    std::uint64_t count;   // entries in this slice
+  };
+  struct need {
+    std::uint64_t count = 0;         // clusters
+    std::uint64_t reuse_offset = 0;  // host clusters the entries own already; 0: none
+  };
+
+  placed_slice locate(std::uint64_t table, byte_range range) const noexcept;
+  task<result<std::uint64_t>> writable_table(std::uint64_t l1_index);
+  task<result<void>> fill_table(std::uint64_t new_table, std::uint64_t old_table);
+  result<need> survey(const placed_slice& at) const;
+  allocation describe(byte_range range, const need& wanted, std::uint64_t host_offset) const noexcept;
+  task<result<void>> reach(std::uint64_t host_end);
+  task<result<void>> change_entries(byte_range range, change what);
+  task<result<std::uint64_t>> change_slice(byte_range range, change what);
+  std::uint64_t changed_entry(std::uint64_t raw, change what) const noexcept;
+  result<bool> needs_change(const std::byte* entries, std::uint64_t count, change what) const;
+  void drop_what(const l2_entry& entry, std::uint64_t new_raw);
+  task<result<void>> fetch(std::uint64_t slice);
+  task<result<void>> relieve();
+  task<result<void>> note(error_code code);
+
+  image_tables& tables_;
+  const geometry& shape_;
+  refcounts counts_;
+  allocator clusters_;
+  flusher flusher_;
+  async_lock allocation_;
+  bool found_corrupt_ = false;
+};
+
+}  // namespace weir::qcow2

@@ -1,0 +1,66 @@
+// A qcow2 image against an array of sectors: random changes, every geometry, reopened now and then, and found
+// clean by an independent checker each time it is closed.
+#include "tests/support/qcow2_world.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+namespace weir::test {
+namespace {
+
+std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
+}
+
+void live(const qcow2_settings& settings, int lives, int steps) {
+  qcow2_world world(settings);
+  SCOPED_TRACE(world.description() + " (WEIR_SEED=" + std::to_string(settings.seed) + ")");
+  for (int life = 0; life < lives; ++life) {
+    ASSERT_NO_FATAL_FAILURE(world.open());
+    for (int step = 0; step < steps; ++step) {
+      world.step();
+      ASSERT_NO_FATAL_FAILURE(world.expect_content("while open"));
+      if (testing::Test::HasFailure()) return;
+    }
+    const result<void> closed = world.close();
+    ASSERT_TRUE(closed.has_value()) << closed.error().message();
+    const qcow2_report report = check_qcow2(qcow2_world::bytes_of(world.disk()));
+    ASSERT_TRUE(report.is_clean()) << "after life " << life << ": " << report.text();
+    ASSERT_NO_FATAL_FAILURE(world.open());
+    ASSERT_NO_FATAL_FAILURE(world.expect_content("after reopening"));
+    ASSERT_TRUE(world.close().has_value());
+  }
+}
+
+TEST(qcow2_model, behaves_like_an_array_and_stays_clean) {
+  const std::uint64_t first = from_environment("WEIR_SEED", 1);
+  const std::uint64_t runs = from_environment("WEIR_RUNS", 40);
+  for (std::uint64_t seed = first; seed < first + runs && !HasFailure(); ++seed) {
+    live({.seed = seed}, 3, 24);
+  }
+}
+
+// 512-byte clusters: a refcount table cluster covers 2 MiB with 64-bit counts, so that the table must grow.
+TEST(qcow2_model, grows_its_refcount_table) {
+  const std::uint64_t first = from_environment("WEIR_SEED", 1);
+  for (std::uint64_t seed = first; seed < first + 6 && !HasFailure(); ++seed) {
+    qcow2_world world({.seed = seed, .largest_size = 12 * MiB, .small_clusters = true});
+    SCOPED_TRACE(world.description());
+    ASSERT_NO_FATAL_FAILURE(world.open());
+    const std::uint64_t sectors = world.size() / world_sector;
+    for (std::uint64_t at = 0; at < sectors; at += 900) {
+      world.write(at, std::min<std::uint64_t>(700, sectors - at));
+      if (at % 3 == 0) world.flush();
+    }
+    for (int step = 0; step < 30; ++step) world.step();
+    ASSERT_NO_FATAL_FAILURE(world.expect_content("grown"));
+    ASSERT_TRUE(world.close().has_value());
+    const qcow2_report report = check_qcow2(qcow2_world::bytes_of(world.disk()));
+    ASSERT_TRUE(report.is_clean()) << report.text();
+  }
+}
+
+}  // namespace
+}  // namespace weir::test

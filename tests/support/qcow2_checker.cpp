@@ -1,0 +1,192 @@
+#include "tests/support/qcow2_checker.hpp"
+
+#include <map>
+#include <sstream>
+
+namespace weir::test {
+namespace {
+
+using u64 = std::uint64_t;
+
+constexpr u64 copied = u64{1} << 63;
+constexpr u64 compressed = u64{1} << 62;
+constexpr u64 offset_bits = 0x00fffffffffffe00;
+
+class checker {
+ public:
+  explicit checker(std::span<const std::byte> file) : file_(file) {}
+
+  qcow2_report run() {
+    if (number(0, 4) != 0x514649fb) {
+      error("no magic");
+      return report_;
+    }
+    version_ = number(4, 4);
+    bits_ = number(20, 4);
+    size_ = u64{1} << bits_;
+    order_ = version_ == 2 ? 4 : number(96, 4);
+    claim(0, size_, "header");
+    count_tables();
+    count_snapshots();
+    walk_l1(number(40, 8), number(36, 4), true);
+    compare();
+    return report_;
+  }
+
+ private:
+  u64 number(u64 at, unsigned width) const {
+    u64 value = 0;
+    for (unsigned index = 0; index < width; ++index) {
+      const u64 byte = at + index < file_.size() ? std::to_integer<u64>(file_[at + index]) : 0;
+      value = value << 8 | byte;
+    }
+    return value;
+  }
+
+  void error(const std::string& text) {
+    if (report_.errors.size() < 20) report_.errors.push_back(text);
+  }
+
+  static std::string at(u64 offset) {
+    std::ostringstream text;
+    text << " at 0x" << std::hex << offset;
+    return text.str();
+  }
+
+  /// One reference on each cluster of [offset, offset + length). Metadata and data may not meet.
+  void claim(u64 offset, u64 length, const std::string& what) {
+    if (offset >= file_.size()) error(what + at(offset) + " lies past the end of the file");
+    for (u64 cluster = offset >> bits_; cluster <= (offset + length - 1) >> bits_; ++cluster) {
+      ++references_[cluster];
+      const std::string kind = what.substr(0, what.find(' '));
+      const auto [known, first] = kinds_.emplace(cluster, kind);
+      if (!first && known->second != kind) {
+        error(what + at(cluster << bits_) + " overlaps " + known->second);
+      }
+    }
+  }
+
+  void count_tables() {
+    const u64 table = number(48, 8);
+    const u64 table_bytes = number(56, 4) << bits_;
+    claim(table, table_bytes, "refcount-table");
+    for (u64 at_entry = 0; at_entry < table_bytes; at_entry += 8) {
+      const u64 block = number(table + at_entry, 8);
+      if (block == 0) continue;
+      if (block % size_ != 0) error("refcount-block unaligned" + at(block));
+      claim(block, size_, "refcount-block");
+    }
+  }
+
+  void count_snapshots() {
+    const u64 count = number(60, 4);
+    if (count == 0) return;
+    u64 entry = number(64, 8);
+    const u64 begin = entry;
+    for (u64 index = 0; index < count; ++index) {
+      walk_l1(number(entry, 8), number(entry + 8, 4), false);
+      const u64 length = 40 + number(entry + 36, 4) + number(entry + 12, 2) + number(entry + 14, 2);
+      entry += (length + 7) & ~u64{7};
+    }
+    claim(begin, entry - begin, "snapshot-table");
+  }
+
+  void walk_l1(u64 l1, u64 count, bool active) {
+    if (count == 0) return;
+    claim(l1, count * 8, "l1-table");
+    for (u64 index = 0; index < count; ++index) {
+      const u64 entry = number(l1 + index * 8, 8);
+      if (entry == 0) continue;
+      const u64 l2 = entry & offset_bits;
+      if (l2 == 0 || l2 % size_ != 0) error("l1 entry invalid" + at(l1 + index * 8));
+      claim(l2, size_, "l2-table");
+      if (active) flags_.push_back({l2 >> bits_, (entry & copied) != 0, "l1 entry " + std::to_string(index)});
+      walk_l2(l2, active);
+    }
+  }
+
+  void walk_l2(u64 l2, bool active) {
+    for (u64 place = l2; place < l2 + size_; place += 8) {
+      const u64 entry = number(place, 8);
+      if (entry == 0 || entry == 1) continue;
+      if (active) ++report_.used_clusters;
+      if ((entry & compressed) != 0) {
+        const unsigned shift = 62 - (static_cast<unsigned>(bits_) - 8);
+        const u64 offset = entry & ((u64{1} << shift) - 1);
+        const u64 sectors = ((entry & ~(compressed | copied)) >> shift) + 1;
+        claim(offset, (offset / 512 + sectors) * 512 - offset, "compressed");
+        if ((entry & copied) != 0) error("COPIED on a compressed cluster" + at(place));
+        continue;
+      }
+      const u64 offset = entry & offset_bits;
+      if (offset == 0 || offset % size_ != 0) error("l2 entry invalid" + at(place));
+      claim(offset, size_, "data");
+      if (active) flags_.push_back({offset >> bits_, (entry & copied) != 0, "l2 entry" + at(place)});
+    }
+  }
+
+  u64 stored_count(u64 cluster) const {
+    const u64 per_block = size_ * 8 >> order_;
+    const u64 index = cluster / per_block;
+    if (index * 8 >= number(56, 4) << bits_) return 0;
+    const u64 block = number(number(48, 8) + index * 8, 8);
+    if (block == 0) return 0;
+    const u64 within = cluster % per_block;
+    if (order_ >= 3) {
+      const auto width = static_cast<unsigned>((u64{1} << order_) / 8);
+      return number(block + within * width, width);
+    }
+    const u64 width = u64{1} << order_;
+    return number(block + within * width / 8, 1) >> (within * width % 8) & ((u64{1} << width) - 1);
+  }
+
+  void compare() {
+    const u64 per_block = size_ * 8 >> order_;
+    const u64 end = std::max<u64>((file_.size() >> bits_) + 1, (number(56, 4) << bits_) / 8 * per_block);
+    for (u64 cluster = 0; cluster < end; ++cluster) {
+      const u64 stored = stored_count(cluster);
+      const auto found = references_.find(cluster);
+      const u64 wanted = found == references_.end() ? 0 : found->second;
+      if (stored < wanted) {
+        error("cluster" + at(cluster << bits_) + " (" + kinds_.at(cluster) + ") counts " +
+              std::to_string(stored) + " below " + std::to_string(wanted) + " references");
+      }
+      if (stored > wanted) ++report_.leaked_clusters;
+    }
+    for (const flag& each : flags_) {
+      if (each.set && references_[each.cluster] != 1) error(each.where + " is COPIED but shared");
+      if (!each.set && stored_count(each.cluster) == 1) ++report_.missing_copied;
+    }
+  }
+
+  struct flag {
+    u64 cluster;
+    bool set;
+    std::string where;
+  };
+
+  std::span<const std::byte> file_;
+  u64 version_ = 0;
+  u64 bits_ = 0;
+  u64 size_ = 0;
+  u64 order_ = 4;
+  std::map<u64, u64> references_;
+  std::map<u64, std::string> kinds_;
+  std::vector<flag> flags_;
+  qcow2_report report_;
+};
+
+}  // namespace
+
+std::string qcow2_report::text() const {
+  std::string text = std::to_string(errors.size()) + " errors, " + std::to_string(leaked_clusters) +
+                     " leaks, " + std::to_string(missing_copied) + " COPIED missing";
+  for (const std::string& each : errors) text += "\n  " + each;
+  return text;
+}
+
+qcow2_report check_qcow2(std::span<const std::byte> file) {
+  return checker(file).run();
+}
+
+}  // namespace weir::test

@@ -1,0 +1,322 @@
+// One qcow2 image on a simulated disk, its oracle, and random changes to both. Everything follows from a seed.
+//
+// The oracle knows, for each 512-byte sector, what may be read after a power loss: what the last successful
+// flush made durable, or anything that was there since.
+#pragma once
+
+#include "engine/block/image.hpp"
+#include "engine/storage/simulated_storage.hpp"
+#include "formats/qcow2/qcow2.hpp"
+#include "tests/support/image_driver.hpp"
+#include "tests/support/qcow2_checker.hpp"
+#include "tests/support/run_task.hpp"
+
+#include <boost/asio/io_context.hpp>
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace weir::test {
+
+inline constexpr std::size_t world_sector = 512;
+
+struct qcow2_settings {
+  std::uint64_t seed = 1;
+  std::uint64_t largest_size = 96 * KiB;
+  bool small_clusters = false;  ///< 512 bytes only: most metadata for the least data
+};
+
+/// Bytes a test may expect, sector by sector.
+class sector_oracle {
+ public:
+  using tag = std::uint64_t;
+
+  explicit sector_oracle(std::vector<tag> initial) : now_(std::move(initial)), possible_(now_.size()) {
+    settle();
+  }
+
+  std::size_t count() const { return now_.size(); }
+  tag at(std::size_t sector) const { return now_[sector]; }
+  void set(std::size_t sector, tag value) {
+    now_[sector] = value;
+    possible_[sector].insert(value);
+  }
+  /// Another value that may or may not have arrived: the change failed.
+  void may_be(std::size_t sector, tag value) { possible_[sector].insert(value); }
+  /// A flush succeeded, and nothing was changed while it ran.
+  void settle() {
+    for (std::size_t sector = 0; sector < now_.size(); ++sector) possible_[sector] = {now_[sector]};
+  }
+  bool allows(std::size_t sector, tag value) const { return possible_[sector].contains(value); }
+
+  /// A sector of `value`s; 0 is a sector of zeros.
+  static void fill(std::span<std::byte> sector, tag value) {
+    for (std::size_t at = 0; at < sector.size(); at += sizeof value) {
+      std::memcpy(sector.data() + at, &value, sizeof value);
+    }
+  }
+  /// The value a sector is full of; all ones if it is torn inside.
+  static tag read(std::span<const std::byte> sector) {
+    tag first = 0;
+    std::memcpy(&first, sector.data(), sizeof first);
+    for (std::size_t at = 0; at < sector.size(); at += sizeof first) {
+      if (std::memcmp(sector.data() + at, &first, sizeof first) != 0) return ~tag{0};
+    }
+    return first;
+  }
+
+ private:
+  std::vector<tag> now_;
+  std::vector<std::set<tag>> possible_;
+};
+
+class qcow2_world {
+ public:
+  explicit qcow2_world(const qcow2_settings& settings)
+      : random_(settings.seed), disk_(0, power_), oracle_({}) {
+    choose_options(settings);
+    make_backing();
+    std::vector<sector_oracle::tag> initial(static_cast<std::size_t>(size_ / world_sector), 0);
+    for (std::size_t sector = 0; sector < initial.size(); ++sector) initial[sector] = backing_tag(sector);
+    oracle_ = sector_oracle(std::move(initial));
+    simulated_storage into(disk_);
+    const outcome<void> created = run(io_, qcow2_driver().create(into, options_));
+    if (!created) throw std::logic_error(created.error().what);
+    disk_.settle_all();
+  }
+
+  const std::string& description() const { return description_; }
+  power_supply& power() { return power_; }
+  simulated_disk& disk() { return disk_; }
+  sector_oracle& oracle() { return oracle_; }
+  std::mt19937_64& random() { return random_; }
+  std::uint64_t size() const { return size_; }
+  std::uint64_t draw(std::uint64_t below) { return random_() % below; }
+  image& target() { return *image_; }
+
+  void open() {
+    image_ = open_on(disk_, true);
+    ASSERT_NE(image_, nullptr);
+    driver_.emplace(*image_, backing_);
+  }
+
+  result<void> close() {
+    driver_.reset();
+    const result<void> closed = run(io_, image_->close());
+    image_.reset();
+    if (closed) oracle_.settle();
+    return closed;
+  }
+
+  /// Forgets the image as a crash does.
+  void abandon() {
+    driver_.reset();
+    image_.reset();
+  }
+
+  /// One random change, or a flush. Stops caring about success once the power is off.
+  void step() {
+    const std::uint64_t first = draw(oracle_.count());
+    const std::uint64_t most = std::min<std::uint64_t>(oracle_.count() - first, 1 + draw(40));
+    const std::uint64_t count = 1 + draw(most);
+    switch (draw(10)) {
+      case 0:
+        flush();
+        break;
+      case 1:
+      case 2:
+        zero(first, count);
+        break;
+      case 3:
+      case 4:
+        discard(first, count);
+        break;
+      case 5:
+        abort_allocation(first, count);
+        break;
+      default:
+        write(first, count);
+    }
+  }
+
+  void write(std::uint64_t first, std::uint64_t count) {
+    std::vector<std::byte> data(static_cast<std::size_t>(count) * world_sector);
+    for (std::uint64_t index = 0; index < count; ++index) {
+      const sector_oracle::tag value = ++last_tag_;
+      sector_oracle::fill(sector_of(data, index), value);
+      oracle_.set(static_cast<std::size_t>(first + index), value);
+    }
+    expect_done(run(io_, driver_->write(first * world_sector, data)), "write");
+  }
+
+  void zero(std::uint64_t first, std::uint64_t count) {
+    const zero_mode mode = draw(2) == 0 ? zero_mode::may_punch : zero_mode::keep_allocated;
+    for (std::uint64_t index = 0; index < count; ++index)
+      oracle_.set(static_cast<std::size_t>(first + index), 0);
+    expect_done(run(io_, driver_->zero({first * world_sector, count * world_sector}, mode)), "zero");
+  }
+
+  void discard(std::uint64_t first, std::uint64_t count) {
+    const byte_range range{first * world_sector, count * world_sector};
+    const byte_range whole = driver_->whole_grains(range);
+    for (std::uint64_t at = whole.offset; at < whole.end(); at += world_sector) {
+      oracle_.may_be(static_cast<std::size_t>(at / world_sector), 0);
+    }
+    const result<byte_range> discarded = run(io_, driver_->discard(range));
+    if (!discarded) {
+      expect_done(discarded.error(), "discard");
+      return;
+    }
+    const std::vector<sector_oracle::tag> now = read_all(*driver_);
+    for (std::uint64_t at = whole.offset; at < whole.end(); at += world_sector) {
+      const auto sector = static_cast<std::size_t>(at / world_sector);
+      if (power_.on()) {
+        EXPECT_TRUE(now[sector] == 0 || now[sector] == oracle_.at(sector)) << "discarded sector " << sector;
+        oracle_.set(sector, now[sector]);
+      }
+    }
+  }
+
+  /// Allocates, writes rubbish there and gives it back: nobody may see it.
+  void abort_allocation(std::uint64_t first, std::uint64_t count) {
+    const byte_range range{first * world_sector, count * world_sector};
+    {
+      const result<mapping> found = run(io_, image_->map(range, map_effort::locate));
+      if (!found || (found->extent.kind == extent_kind::data && found->extent.in_place)) return;
+    }
+    const result<allocation> reserved = run(io_, image_->allocate(range));
+    if (!reserved) {
+      expect_done(reserved.error(), "allocate");
+      return;
+    }
+    const std::vector<std::byte> rubbish(static_cast<std::size_t>(reserved->guest.length), std::byte{0xdb});
+    const result<void> wrote = run(io_, image_->storage_at(0).write(reserved->host_offset, rubbish));
+    static_cast<void>(wrote);
+    expect_done(run(io_, image_->release(*reserved)), "release");
+  }
+
+  void flush() {
+    const result<void> flushed = run(io_, driver_->flush());
+    expect_done(flushed, "flush");
+    if (flushed && power_.on()) oracle_.settle();
+  }
+
+  void expect_content(const char* when) {
+    const std::vector<sector_oracle::tag> now = read_all(*driver_);
+    for (std::size_t sector = 0; sector < now.size(); ++sector) {
+      ASSERT_EQ(now[sector], oracle_.at(sector)) << "sector " << sector << " " << when;
+    }
+  }
+
+  /// What stands on a disk after a power loss is sound, holds what was flushed, and can be written again.
+  void expect_survival(std::uint64_t survival) {
+    simulated_disk survivor = disk_.after_power_loss(survival);
+    const qcow2_report report = check_qcow2(bytes_of(survivor));
+    ASSERT_TRUE(report.errors.empty()) << "after the power loss: " << report.text();
+    std::unique_ptr<image> revived = open_on(survivor, true);
+    ASSERT_NE(revived, nullptr);
+    image_driver driver(*revived, backing_);
+    const std::vector<sector_oracle::tag> now = read_all(driver);
+    for (std::size_t sector = 0; sector < now.size(); ++sector) {
+      ASSERT_TRUE(oracle_.allows(sector, now[sector]))
+          << "sector " << sector << " holds " << now[sector] << ", last written " << oracle_.at(sector);
+    }
+    std::vector<std::byte> all(static_cast<std::size_t>(size_), std::byte{0x77});
+    EXPECT_TRUE(run(io_, driver.write(0, all)).has_value());
+    EXPECT_TRUE(run(io_, revived->close()).has_value());
+    const qcow2_report after = check_qcow2(bytes_of(survivor));
+    ASSERT_TRUE(after.errors.empty()) << "after writing again: " << after.text();
+  }
+
+  static std::vector<std::byte> bytes_of(const simulated_disk& disk) {
+    std::vector<std::byte> bytes(static_cast<std::size_t>(disk.visible().size()));
+    disk.visible().read(0, bytes);
+    return bytes;
+  }
+
+ private:
+  void choose_options(const qcow2_settings& settings) {
+    const unsigned cluster_bits = settings.small_clusters ? 9 : 9 + static_cast<unsigned>(draw(5));
+    const bool v2 = draw(4) == 0;
+    options_.options["cluster_size"] = std::to_string(1U << cluster_bits);
+    options_.options["compat"] = v2 ? "0.10" : "1.1";
+    if (!v2) options_.options["refcount_bits"] = std::to_string(1U << draw(7));
+    if (!v2 && draw(2) == 0) options_.options["lazy_refcounts"] = "on";
+    size_ = (1 + draw(settings.largest_size / world_sector)) * world_sector;
+    options_.virtual_size = size_;
+    has_backing_ = draw(2) == 0;
+    if (has_backing_) options_.backing = backing_reference{"base.raw", "raw", false};
+    // Mostly the smallest cache there is, so that slices come and go.
+    cache_bytes_ = draw(3) == 0 ? std::size_t{1} << 20 : 0;
+    description_ = "seed " + std::to_string(settings.seed) + ", size " + std::to_string(size_) +
+                   (has_backing_ ? ", backing" : "");
+    for (const auto& [key, value] : options_.options) description_ += ", " + key + "=" + value;
+  }
+
+  void make_backing() {
+    if (!has_backing_) return;
+    backing_.resize(static_cast<std::size_t>(draw(size_ / world_sector + 1)) * world_sector);
+    for (std::size_t sector = 0; sector < backing_.size() / world_sector; ++sector) {
+      sector_oracle::fill(sector_of(backing_, sector), backing_tag(sector));
+    }
+  }
+
+  sector_oracle::tag backing_tag(std::size_t sector) const {
+    return sector < backing_.size() / world_sector ? (sector_oracle::tag{1} << 40) + sector : 0;
+  }
+
+  static std::span<std::byte> sector_of(std::vector<std::byte>& bytes, std::uint64_t index) {
+    return std::span(bytes).subspan(static_cast<std::size_t>(index) * world_sector, world_sector);
+  }
+
+  std::unique_ptr<image> open_on(simulated_disk& disk, bool writable) {
+    auto opened = run(io_, qcow2_driver().open(std::make_unique<simulated_storage>(disk),
+                                               {.writable = writable, .metadata_cache_bytes = cache_bytes_}));
+    if (!opened) {
+      ADD_FAILURE() << opened.error().what;
+      return nullptr;
+    }
+    return std::move(*opened);
+  }
+
+  std::vector<sector_oracle::tag> read_all(image_driver& driver) {
+    std::vector<std::byte> all(static_cast<std::size_t>(size_));
+    const result<void> got = run(io_, driver.read(0, all));
+    expect_done(got, "read");
+    std::vector<sector_oracle::tag> tags(all.size() / world_sector);
+    for (std::size_t sector = 0; sector < tags.size(); ++sector) {
+      tags[sector] = sector_oracle::read(sector_of(all, sector));
+    }
+    return tags;
+  }
+
+  void expect_done(const result<void>& done, const char* what) {
+    if (power_.on()) {
+      EXPECT_TRUE(done.has_value()) << what << ": " << done.error().message();
+    }
+  }
+
+  boost::asio::io_context io_;
+  std::mt19937_64 random_;
+  power_supply power_;
+  simulated_disk disk_;
+  image_create_options options_;
+  std::uint64_t size_ = 0;
+  bool has_backing_ = false;
+  std::size_t cache_bytes_ = 0;
+  std::string description_;
+  std::vector<std::byte> backing_;
+  sector_oracle oracle_;
+  sector_oracle::tag last_tag_ = 0;
+  std::unique_ptr<image> image_;
+  std::optional<image_driver> driver_;
+};
+
+}  // namespace weir::test
