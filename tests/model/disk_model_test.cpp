@@ -1,0 +1,71 @@
+// The whole block layer against a byte array: random chains, requests side by side with copy-on-read and streaming,
+// on media with latency, with and without faults.
+#include "tests/support/disk_world.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+namespace weir::test {
+namespace {
+
+/// WEIR_SEED replays one run, WEIR_RUNS sets how many.
+std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
+}
+
+void live_one_life(world_settings settings) {
+  disk_world world(settings);
+  world.make_chain();
+  SCOPED_TRACE(world.description());
+  world.open();
+  const std::uint64_t steps = 4 + world.random()() % 12;
+  for (std::uint64_t step = 0; step < steps; ++step) {
+    switch (world.random()() % 12) {
+      case 0:
+        world.start_streaming();
+        break;
+      case 1:
+        world.toggle_copy_on_read();
+        break;
+      case 2:
+        world.close();
+        world.open();
+        break;
+      case 3:
+        world.check_content();
+        break;
+      default:
+        world.run_requests();
+        break;
+    }
+  }
+  world.check_content();
+  world.close();
+  world.check_content();
+}
+
+void live_many_lives(std::uint64_t first_seed, std::uint64_t runs, std::uint32_t errors_per_million) {
+  const std::uint64_t replayed = from_environment("WEIR_SEED", 0);
+  runs = replayed != 0 ? 1 : from_environment("WEIR_RUNS", runs);
+  for (std::uint64_t run = 0; run < runs; ++run) {
+    world_settings settings;
+    settings.seed = replayed != 0 ? replayed : first_seed + run;
+    settings.errors_per_million = errors_per_million;
+    SCOPED_TRACE("WEIR_SEED=" + std::to_string(settings.seed));
+    ASSERT_NO_THROW(live_one_life(settings));
+    if (testing::Test::HasFailure()) return;
+  }
+}
+
+TEST(disk_model, reads_what_was_written_on_sound_media) {
+  live_many_lives(1, 5000, 0);
+}
+
+TEST(disk_model, keeps_neighbours_safe_on_failing_media) {
+  live_many_lives(100'001, 5000, 20'000);
+}
+
+}  // namespace
+}  // namespace weir::test

@@ -1,0 +1,288 @@
+#include "tests/support/disk_world.hpp"
+
+#include "engine/base/task_group.hpp"
+#include "formats/registry.hpp"
+#include "tests/support/simulation.hpp"
+
+#include <boost/asio/co_spawn.hpp>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <stdexcept>
+
+namespace weir::test {
+namespace {
+
+constexpr std::uint64_t sector = 512;
+
+std::string layer_name(std::size_t index) {
+  return "layer" + std::to_string(index);
+}
+
+[[noreturn]] void give_up(const std::string& what) {
+  throw std::runtime_error(what);
+}
+
+}  // namespace
+
+disk_world::disk_world(world_settings settings)
+    : settings_(settings),
+      random_(settings.seed),
+      clock_(io_.get_executor()),
+      buffers_(io_.get_executor(), 16 * MiB),
+      workers_(io_.get_executor(), 0) {}
+
+disk_world::~disk_world() {
+  try {
+    if (disk_) close();
+  } catch (const std::exception& error) {
+    ADD_FAILURE() << "closing the disk: " << error.what();
+  }
+}
+
+template <class T>
+T disk_world::run(task<T> work) {
+  return run_simulation(io_, clock_, std::move(work));
+}
+
+byte_range disk_world::draw_range(std::uint64_t size) {
+  static constexpr std::array<std::uint64_t, 4> units{1, sector, 4096, 8192};
+  const std::uint64_t unit = units[draw(units.size())];
+  const std::uint64_t offset = align_down(draw(size), unit);
+  const std::uint64_t longest = draw(4) == 0 ? size : 3 * 4096;
+  const std::uint64_t length = align_up(1 + draw(longest), unit);
+  return {offset, std::min(length, size - offset)};
+}
+
+std::vector<std::byte> disk_world::draw_content(std::uint64_t length) {
+  const auto value = static_cast<std::byte>(draw(16) == 0 ? 0 : 1 + draw(255));
+  return std::vector<std::byte>(length, value);
+}
+
+void disk_world::add_layer(std::size_t index) {
+  static constexpr std::array<const char*, 3> names{"qcow2", "qed", "raw"};
+  const std::string format = names[draw(index == 0 ? 3 : 2)];
+  const std::uint64_t size = sector * (1 + draw(settings_.longest_disk_bytes / sector));
+  image_create_options options;
+  options.virtual_size = size;
+  if (index > 0) options.backing = backing_reference{layer_name(index - 1), media_[index - 1].format, false};
+  if (format == "qcow2") {
+    options.options["cluster_size"] = std::to_string(sector << draw(4));
+    options.options["compat"] = draw(5) == 0 ? "0.10" : "1.1";
+    if (options.options["compat"] == "1.1") options.options["refcount_bits"] = std::to_string(1 << draw(7));
+  }
+  if (format == "qed") {
+    options.options["cluster_size"] = "4096";
+    options.options["table_size"] = draw(2) == 0 ? "1" : "2";
+  }
+  auto bytes = std::make_unique<simulated_disk>(0, power_);
+  simulated_storage target(*bytes);
+  const outcome<void> made = run(formats().find(format)->create(target, options));
+  if (!made) give_up("create " + format + ": " + made.error().what);
+  const result<void> closed = run(target.close());
+  if (!closed) give_up("create " + format + ": " + closed.error().message());
+  media_.push_back({format, std::move(bytes)});
+  oracle_.resize(size);
+}
+
+void disk_world::make_chain() {
+  const std::size_t depth = 1 + draw(4);
+  for (std::size_t index = 0; index < depth; ++index) {
+    add_layer(index);
+    open();
+    const std::uint64_t batches = 1 + draw(4);
+    for (std::uint64_t batch = 0; batch < batches; ++batch) run_requests();
+    close();
+  }
+}
+
+std::shared_ptr<layer> disk_world::open_layer(std::size_t index, bool writable) {
+  simulated_storage_options how;
+  how.location = layer_name(index);
+  how.clock = &clock_;
+  how.shortest_latency = virtual_clock::duration(1);
+  how.longest_latency = virtual_clock::duration(1000);
+  how.seed = random_();
+  how.fickle_discard = true;
+  image_open_options options;
+  options.writable = writable;
+  options.metadata_cache_bytes = draw(2) == 0 ? 4 * KiB : 1 * MiB;
+  auto store = std::make_unique<simulated_storage>(*media_[index].bytes, how);
+  auto opened = run(formats().find(media_[index].format)->open(std::move(store), options));
+  if (!opened) give_up("open " + layer_name(index) + ": " + opened.error().what);
+  auto made = std::make_shared<layer>();
+  made->model.format = media_[index].format;
+  made->model.source.path = layer_name(index);
+  made->image = std::move(*opened);
+  return made;
+}
+
+void disk_world::open() {
+  std::vector<std::shared_ptr<layer>> layers;
+  std::size_t index = media_.size() - 1;
+  while (true) {
+    layers.push_back(open_layer(index, layers.empty()));
+    const auto& backing = layers.back()->image->backing();
+    if (!backing) break;
+    const auto is_named = [&](std::size_t candidate) {
+      return backing->name.ends_with(layer_name(candidate));
+    };
+    std::size_t next = 0;
+    while (next < index && !is_named(next)) ++next;
+    if (next == index) give_up("unknown backing image " + backing->name);
+    index = next;
+  }
+  const engine_resources resources{io_.get_executor(), buffers_, workers_, nullptr};
+  disk_settings how;
+  how.name = "disk";
+  how.copy_on_read = draw(3) == 0;
+  how.detect_zeroes = draw(3) == 0 ? zero_detection::unmap : zero_detection::off;
+  disk_ = std::make_unique<disk>(resources, std::make_unique<chain>(std::move(layers)), how);
+  inject_errors(true);
+}
+
+void disk_world::inject_errors(bool on) {
+  for (medium& each : media_) each.bytes->set_error_rate(on ? settings_.errors_per_million : 0, random_());
+}
+
+void disk_world::close() {
+  inject_errors(false);
+  finish_streaming();
+  const auto flushing = oracle_.begin_flush();
+  const result<void> closed = run(disk_->close());
+  oracle_.end_flush(flushing, static_cast<bool>(closed));
+  disk_.reset();
+  if (!closed && power_.on()) give_up("close: " + closed.error().message());
+}
+
+task<void> disk_world::read(byte_range range) {
+  std::vector<std::byte> bytes(range.length);
+  const result<void> done = co_await disk_->read(range.offset, bytes);
+  if (done) EXPECT_TRUE(oracle_.saw(range.offset, bytes));
+}
+
+task<void> disk_world::write(byte_range range, bool fua) {
+  const std::vector<std::byte> bytes = draw_content(range.length);
+  const auto change = oracle_.begin_change(range, bytes);
+  const write_flags flags{.fua = fua};
+  const result<void> done = co_await disk_->write(range.offset, bytes, flags);
+  oracle_.end_change(change, done ? guest_oracle::ending::done : guest_oracle::ending::failed);
+}
+
+task<void> disk_world::zero_or_discard(byte_range range, bool discards) {
+  const auto change = oracle_.begin_change(range);
+  result<void> done;
+  if (discards) {
+    done = co_await disk_->discard(range, {});
+  } else {
+    zero_flags flags;
+    flags.may_punch = draw(2) == 0;
+    done = co_await disk_->zero(range, flags);
+  }
+  const auto how = discards ? guest_oracle::ending::discarded : guest_oracle::ending::done;
+  oracle_.end_change(change, done ? how : guest_oracle::ending::failed);
+}
+
+task<void> disk_world::flush() {
+  const auto flushing = oracle_.begin_flush();
+  const result<void> done = co_await disk_->flush();
+  oracle_.end_flush(flushing, static_cast<bool>(done));
+}
+
+task<void> disk_world::request(std::uint64_t kind, byte_range range) {
+  switch (kind) {
+    case 0:
+    case 1:
+    case 2:
+      return read(range);
+    case 3:
+      return zero_or_discard(range, true);
+    case 4:
+      return zero_or_discard(range, false);
+    case 5:
+      return flush();
+    case 6:
+      return write(range, true);
+    default:
+      return write(range, false);
+  }
+}
+
+void disk_world::run_requests() {
+  const auto work = [this]() -> task<void> {
+    task_group group(io_.get_executor());
+    std::vector<byte_range> taken;
+    const std::uint64_t count = 1 + draw(8);
+    for (std::uint64_t index = 0; index < count; ++index) {
+      const byte_range range = draw_range(disk_->size());
+      if (std::ranges::any_of(taken, [&](byte_range other) { return other.overlaps(range); })) continue;
+      taken.push_back(range);
+      group.spawn(request(draw(12), range));
+    }
+    co_await group.join();
+  };
+  run(work());
+}
+
+void disk_world::start_streaming() {
+  if (job_ || disk_->chain().depth() == 1) return;
+  job_settings settings;
+  settings.id = "stream";
+  stream_options options;
+  options.base_depth = 1 + draw(disk_->chain().depth());
+  job_ = std::make_unique<stream_job>(*disk_, settings, options);
+  job_ended_ = false;
+  boost::asio::co_spawn(io_, job_->run(), [this](std::exception_ptr thrown) {
+    job_ended_ = true;
+    if (thrown) std::rethrow_exception(thrown);
+  });
+}
+
+void disk_world::finish_streaming() {
+  if (!job_) return;
+  run_simulation_until(io_, clock_, [this] { return job_ended_; });
+  const bool failed = !job_->error().what.empty();
+  const bool may_fail = settings_.errors_per_million > 0 || !power_.on();
+  EXPECT_TRUE(!failed || may_fail) << job_->error().what;
+  job_.reset();
+}
+
+void disk_world::toggle_copy_on_read() {
+  disk_->set_copy_on_read(!disk_->settings().copy_on_read);
+}
+
+void disk_world::check_content() {
+  const bool opens = disk_ == nullptr;
+  if (opens) open();
+  inject_errors(false);
+  std::vector<std::byte> all(disk_->size());
+  const result<void> done = run(disk_->read(0, all));
+  EXPECT_TRUE(done) << done.error().message();
+  if (done) EXPECT_TRUE(oracle_.saw(0, all));
+  inject_errors(true);
+  if (opens) close();
+}
+
+void disk_world::lose_power(std::uint64_t seed) {
+  power_.cut();
+  if (disk_) close();
+  power_ = power_supply();
+  for (medium& each : media_) {
+    each.bytes = std::make_unique<simulated_disk>(each.bytes->after_power_loss(seed, power_));
+  }
+  open();
+  inject_errors(false);
+  std::vector<std::byte> all(disk_->size());
+  const result<void> done = run(disk_->read(0, all));
+  EXPECT_TRUE(done) << done.error().message();
+  if (done) EXPECT_TRUE(oracle_.may_survive(all));
+}
+
+std::string disk_world::description() const {
+  std::string text = "seed " + std::to_string(settings_.seed) + ":";
+  for (std::size_t index = media_.size(); index-- > 0;) text += " " + media_[index].format;
+  return text;
+}
+
+}  // namespace weir::test

@@ -1,0 +1,93 @@
+// A guest's disk on simulated media: random chains of raw, qcow2 and QED layers with small geometry, random requests
+// side by side, checked against a guest_oracle. Everything follows from one seed.
+#pragma once
+
+#include "engine/base/virtual_clock.hpp"
+#include "engine/block/disk.hpp"
+#include "engine/jobs/stream_job.hpp"
+#include "engine/storage/simulated_storage.hpp"
+#include "tests/support/guest_oracle.hpp"
+
+#include <boost/asio/io_context.hpp>
+
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace weir::test {
+
+struct world_settings {
+  std::uint64_t seed = 1;
+  /// Of a million operations on the media, during requests but not while layers are opened or checked.
+  std::uint32_t errors_per_million = 0;
+  std::uint64_t longest_disk_bytes = 96 * KiB;
+};
+
+class disk_world {
+ public:
+  explicit disk_world(world_settings settings);
+  ~disk_world();
+  disk_world(const disk_world&) = delete;
+  disk_world& operator=(const disk_world&) = delete;
+
+  /// Makes the layers, base first, each with random content. The guest's disk is then closed.
+  void make_chain();
+  void open();
+  void close();
+
+  /// A few random requests side by side, waited for; what they read is checked.
+  void run_requests();
+  /// Starts streaming to a random base, if it does not run; requests go on beside it.
+  void start_streaming();
+  /// Waits for the job, if there is one.
+  void finish_streaming();
+  void toggle_copy_on_read();
+  /// Reads the whole disk and compares it with the oracle.
+  void check_content();
+  power_supply& power() noexcept { return power_; }
+  /// Cuts the power now (if it is still on), opens what may be left of the media, and checks that the disk reads
+  /// as the oracle allows.
+  void lose_power(std::uint64_t seed);
+
+  std::mt19937_64& random() noexcept { return random_; }
+  /// "qcow2 <- qed <- raw", active first, for failure messages.
+  std::string description() const;
+  std::size_t depth() const { return disk_ ? disk_->chain().depth() : 0; }
+
+ private:
+  struct medium {
+    std::string format;
+    std::unique_ptr<simulated_disk> bytes;
+  };
+
+  std::uint64_t draw(std::uint64_t below) { return random_() % below; }
+  byte_range draw_range(std::uint64_t size);
+  std::vector<std::byte> draw_content(std::uint64_t length);
+  void add_layer(std::size_t index);
+  std::shared_ptr<layer> open_layer(std::size_t index, bool writable);
+  void inject_errors(bool on);
+  template <class T>
+  T run(task<T> work);
+
+  task<void> request(std::uint64_t kind, byte_range range);
+  task<void> read(byte_range range);
+  task<void> write(byte_range range, bool fua);
+  task<void> zero_or_discard(byte_range range, bool discard);
+  task<void> flush();
+
+  world_settings settings_;
+  std::mt19937_64 random_;
+  boost::asio::io_context io_;
+  virtual_clock clock_;
+  buffer_pool buffers_;
+  worker_pool workers_;
+  power_supply power_;
+  std::vector<medium> media_;
+  guest_oracle oracle_;
+  std::unique_ptr<disk> disk_;
+  std::unique_ptr<stream_job> job_;
+  bool job_ended_ = false;
+};
+
+}  // namespace weir::test
