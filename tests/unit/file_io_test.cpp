@@ -9,9 +9,16 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/falloc.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include <cerrno>
+#include <cstddef>
+#include <cstdlib>
+#include <iterator>
 #include <vector>
 
 namespace weir {
@@ -91,6 +98,31 @@ TEST_P(file_io_test, passes_errors_on) {
   EXPECT_EQ(test::run(io, files->allocate(-1, 0, {0, 1})).error(), errno_code(EBADF));
   EXPECT_EQ(test::run(io, files->allocate(file.get(), FALLOC_FL_PUNCH_HOLE, {0, 1})).error(),
             errno_code(EOPNOTSUPP));
+}
+
+// Ends the process with 0 if, with io_uring forbidden as containers do it, threads take over by themselves and
+// asking for io_uring is refused.
+[[noreturn]] void try_without_io_uring() {
+  sock_filter program[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const sock_fprog filter{std::size(program), program};
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) std::_Exit(1);
+  if (::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) != 0) std::_Exit(2);
+  boost::asio::io_context io{1};
+  worker_pool workers{io.get_executor(), 1};
+  const auto chosen = make_file_io(io.get_executor(), workers, aio_mode::automatic);
+  if (!chosen || (*chosen)->name() != "threads") std::_Exit(3);
+  const auto refused = make_file_io(io.get_executor(), workers, aio_mode::io_uring);
+  if (refused || refused.error().what != "io_uring: Operation not permitted") std::_Exit(4);
+  std::_Exit(0);
+}
+
+TEST(file_io_choice_death_test, falls_back_to_threads_where_io_uring_is_forbidden) {
+  EXPECT_EXIT(try_without_io_uring(), ::testing::ExitedWithCode(0), "");
 }
 
 }  // namespace
