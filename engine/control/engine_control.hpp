@@ -48,8 +48,9 @@ class export_control {
 struct stream_request {
   job_settings settings;
   std::string disk;
-  std::string base;  ///< chain::find_layer's words; empty: no layer stays
-  std::optional<std::string> backing_name;
+  std::string base;                         ///< chain::find_layer's words; empty: no layer stays
+  std::optional<std::string> backing_name;  ///< to record for the layer that stays
+  bool keep_relative = false;               ///< record it by a name relative to the active layer
 };
 
 class engine_control {

@@ -30,6 +30,7 @@ struct stream_arguments {
   std::optional<std::string> bottom;
   std::optional<std::string> backing_file;
   std::int64_t speed = 0;
+  bool keep_relative = false;
   job_settings settings;
 };
 
@@ -48,7 +49,7 @@ on_error policy_at(std::size_t position) {
   }
 }
 
-/// Members in the order of the schema (BlockJobOptionsBase of block-stream).
+/// Members in the order of QEMU's schema of block-stream, then weir's own.
 qmp_result<stream_arguments> decode_stream(const json::object& arguments) {
   argument_reader reader(arguments);
   stream_arguments wanted;
@@ -64,6 +65,7 @@ qmp_result<stream_arguments> decode_stream(const json::object& arguments) {
   reader.optional_string("filter-node-name");
   wanted.settings.auto_finalize = reader.optional_boolean("auto-finalize").value_or(true);
   wanted.settings.auto_dismiss = reader.optional_boolean("auto-dismiss").value_or(true);
+  wanted.keep_relative = reader.optional_boolean("weir-keep-relative").value_or(false);
   if (auto checked = reader.finish(); checked.has_error()) return checked.error();
   return wanted;
 }
@@ -148,6 +150,7 @@ task<qmp_reply> run_block_stream(engine_control& engine, const json::object& arg
   request.disk = target->name();
   request.base = *base;
   request.backing_name = wanted.backing_file;
+  request.keep_relative = wanted.keep_relative;
   const outcome<void> allowed = engine.jobs().may_start(request.settings.id, request.disk);
   if (allowed.has_error()) co_return generic_error(allowed.error());
   if (wanted.speed < 0) co_return generic_error("Parameter 'speed' expects a non-negative value");
