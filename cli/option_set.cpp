@@ -1,6 +1,6 @@
 #include "cli/option_set.hpp"
 
-#include "engine/base/range.hpp"
+#include "engine/base/size_text.hpp"
 
 #include <boost/program_options.hpp>
 
@@ -208,7 +208,6 @@ outcome<given_options> option_set::parse(std::span<const std::string> words) con
     namespace style = po::command_line_style;
     const auto parsed = po::command_line_parser({words.begin(), words.end()})
                             .options(described)
-                            .positional({})
                             .style(style::unix_style & ~style::allow_guessing)
                             .run();
     for (const auto& option : parsed.options) {
@@ -233,36 +232,6 @@ std::optional<std::uint64_t> parse_number(std::string_view text) noexcept {
   const auto [stopped, problem] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (problem != std::errc{} || stopped != text.data() + text.size()) return std::nullopt;
   return number;
-}
-
-std::optional<std::uint64_t> parse_size(std::string_view text) noexcept {
-  std::uint64_t unit = 1;
-  if (!text.empty()) {
-    switch (text.back()) {
-      case 'K':
-      case 'k':
-        unit = KiB;
-        break;
-      case 'M':
-      case 'm':
-        unit = MiB;
-        break;
-      case 'G':
-      case 'g':
-        unit = GiB;
-        break;
-      case 'T':
-      case 't':
-        unit = TiB;
-        break;
-      default:
-        break;
-    }
-  }
-  if (unit != 1) text.remove_suffix(1);
-  const auto number = parse_number(text);
-  if (!number) return std::nullopt;
-  return checked_multiply(*number, unit);
 }
 
 }  // namespace weir::cli

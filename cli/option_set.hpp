@@ -77,8 +77,6 @@ class option_set {
   std::vector<option_entry> entries_;
 };
 
-/// "64K" → 65536. Strict: decimal digits and at most one suffix K, M, G, T (or lower case).
-std::optional<std::uint64_t> parse_size(std::string_view text) noexcept;
 /// Decimal digits only.
 std::optional<std::uint64_t> parse_number(std::string_view text) noexcept;
 

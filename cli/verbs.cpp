@@ -1,9 +1,15 @@
 #include "cli/verbs.hpp"
 
+#include <array>
+
 namespace weir::cli {
 
 std::span<const verb> verbs() {
-  return {};
+  static const std::array table{
+      create_verb(),    info_verb(),     map_verb(),          convert_verb(),    compare_verb(), serve_verb(),
+      blockpull_verb(), blockjob_verb(), copy_on_read_verb(), domblklist_verb(), ctl_verb(),
+  };
+  return table;
 }
 
 const verb* find_verb(std::string_view name) {

@@ -1,0 +1,55 @@
+#include "cli/image_options.hpp"
+
+#include "formats/registry.hpp"
+
+#include <string_view>
+#include <utility>
+
+namespace weir::cli {
+
+void declare_image_options(option_set& options) {
+  options
+      .value("format,f", "FMT",
+             "Format of the image: raw, qcow2 or qed. Without it the named image is probed.")
+      .flag("force-share,U", "Open the image although another process writes it; what is read may be stale.")
+      .flag("allow-remote-backing", "Open network locations that are named in image headers.");
+}
+
+outcome<const format_driver*> find_format(const std::string& name) {
+  const format_driver* driver = formats().find(name);
+  if (driver != nullptr) return driver;
+  std::string known;
+  for (const format_driver& each : formats().drivers()) known += " " + std::string(each.name);
+  return usage_failure("unknown format '" + name + "' (known:" + known + ")");
+}
+
+outcome<image_settings> read_image_options(const given_options& given) {
+  image_settings settings;
+  settings.format = given.value("format").value_or("");
+  if (!settings.format.empty()) {
+    if (auto known = find_format(settings.format); known.has_error()) return known.error();
+  }
+  settings.allow_remote_backing = given.has("allow-remote-backing");
+  if (given.has("force-share")) settings.storage.locking = image_locking::share;
+  return settings;
+}
+
+outcome<std::map<std::string, std::string>> parse_format_options(const std::vector<std::string>& given) {
+  std::map<std::string, std::string> options;
+  for (const std::string& list : given) {
+    std::string_view rest = list;
+    while (!rest.empty()) {
+      const std::size_t comma = rest.find(',');
+      const std::string_view pair = rest.substr(0, comma);
+      rest = comma == std::string_view::npos ? std::string_view{} : rest.substr(comma + 1);
+      const std::size_t equals = pair.find('=');
+      if (equals == std::string_view::npos || equals == 0) {
+        return usage_failure("options: '" + std::string(pair) + "' is not key=value");
+      }
+      options[std::string(pair.substr(0, equals))] = pair.substr(equals + 1);
+    }
+  }
+  return options;
+}
+
+}  // namespace weir::cli

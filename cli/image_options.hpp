@@ -1,0 +1,24 @@
+// The options that verbs on images share.
+#pragma once
+
+#include "cli/engine_host.hpp"
+#include "cli/option_set.hpp"
+
+#include <map>
+#include <string>
+#include <vector>
+
+namespace weir::cli {
+
+/// -f FMT, -U and --allow-remote-backing.
+void declare_image_options(option_set& options);
+/// What they ask for, to open an image for reading. Errors: usage (unknown format).
+outcome<image_settings> read_image_options(const given_options& given);
+
+/// The format called that, as a usage failure where there is none.
+outcome<const format_driver*> find_format(const std::string& name);
+
+/// `-o a=b,c=d` (repeatable) as a map. Errors: usage.
+outcome<std::map<std::string, std::string>> parse_format_options(const std::vector<std::string>& given);
+
+}  // namespace weir::cli
