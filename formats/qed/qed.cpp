@@ -1,9 +1,16 @@
 #include "formats/qed/qed.hpp"
 
+#include "formats/qed/header.hpp"
+#include "formats/qed/open.hpp"
+
 namespace weir {
 
 format_driver qed_driver() {
-  return {.name = "qed"};
+  return {.name = "qed",
+          .can_have_backing = true,
+          .probe = qed::has_magic,
+          .open = qed::open_image,
+          .create = qed::create_image};
 }
 
 }  // namespace weir
