@@ -131,7 +131,12 @@ result<std::uint64_t> simulated_disk::change(disk_change what, bool was_powered)
   error = drawn_error(what.kind, what.range);
   std::uint64_t done = error == 0 ? what.range.length : 0;
   if (error == EIO && what.range.length > 0) {
-    done = std::uniform_int_distribution<std::uint64_t>(0, what.range.length)(random_);
+    // Devices write whole sectors or nothing.
+    const std::uint64_t end =
+        what.range.offset + std::uniform_int_distribution<std::uint64_t>(0, what.range.length)(random_);
+    done = end == what.range.end()
+               ? what.range.length
+               : std::max(align_down(end, sector_bytes), what.range.offset) - what.range.offset;
   }
   const bool allocates = what.kind == disk_operation::write || what.keep_allocated;
   if (error == 0 && allocates) {

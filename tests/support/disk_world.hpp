@@ -21,7 +21,7 @@ struct world_settings {
   std::uint64_t seed = 1;
   /// Of a million operations on the media, during requests but not while layers are opened or checked.
   std::uint32_t errors_per_million = 0;
-  std::uint64_t longest_disk_bytes = 96 * KiB;
+  std::uint64_t longest_disk_bytes = 48 * KiB;
 };
 
 class disk_world {
