@@ -279,6 +279,27 @@ TEST_F(nbd_connection, structured_reads_carry_holes_and_errors_carry_words) {
   EXPECT_EQ(load_big<std::uint32_t>(error.data() + 20), static_cast<std::uint32_t>(wire_error::invalid));
 }
 
+TEST_F(nbd_connection, replies_keep_their_data_until_they_are_sent) {
+  for (const bool structured : {false, true}) {
+    open(structured);
+    bytes requests;
+    for (unsigned index = 1; index <= 32; ++index) {
+      ask(a_write(index, index * 4096, filled(4096, index)));
+      put(requests, a_request(command::read, index, index * 4096, 4096));
+    }
+    const std::size_t head = structured ? chunk_header_size + 8 : simple_reply_size;
+    const bytes output = ask(requests);
+    ASSERT_EQ(output.size(), 32 * (head + 4096));
+    for (std::size_t at = 0; at < output.size(); at += head + 4096) {
+      const auto cookie = load_big<std::uint64_t>(output.data() + at + 8);
+      const bytes data(output.data() + at + head, output.data() + at + head + 4096);
+      EXPECT_EQ(data, filled(4096, static_cast<unsigned>(cookie)));
+    }
+    hang_up();
+    finish();
+  }
+}
+
 TEST_F(nbd_connection, large_replies_survive_partial_sends) {
   open(false);
   bytes content(4 * MiB);
