@@ -94,6 +94,7 @@ class comparison {
     const std::uint64_t inside =
         range.offset < of.size() ? std::min(range.length, of.size() - range.offset) : 0;
     std::ranges::fill(into.subspan(inside), std::byte{0});
+    if (inside == 0) co_return true;
     const result<void> done = co_await of.read(range.offset, into.first(inside));
     if (done.has_error()) {
       fail(range.offset, make_failure(done.error(), of.name() + ": offset " + std::to_string(range.offset)));

@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -20,7 +21,26 @@ int complain(std::string_view subject, std::string_view what) {
   return exit_usage;
 }
 
+bool write_page(const std::string& directory, const std::string& name, const std::string& page) {
+  std::ofstream file(directory + "/" + name + ".1");
+  file << page;
+  file.close();
+  return file.good();
+}
+
+/// Every man page into `directory`, for the build to install.
+int write_man_pages(const std::string& directory) {
+  bool written = write_page(directory, "weir", man_page(verbs()));
+  for (const verb& each : verbs()) {
+    written = write_page(directory, "weir-" + std::string(each.name), man_page(each)) && written;
+  }
+  if (written) return exit_done;
+  complain("help", directory + ": cannot be written to");
+  return exit_failed;
+}
+
 int show_help(std::span<const std::string> words) {
+  if (words.size() == 2 && words.front() == "--man-pages") return write_man_pages(words.back());
   const bool man = !words.empty() && words.front() == "--man";
   if (man) words = words.subspan(1);
   if (words.size() > 1) return complain("help", "one verb at a time; see weir help");

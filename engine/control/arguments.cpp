@@ -77,8 +77,8 @@ std::optional<std::size_t> argument_reader::optional_word(std::string_view name,
   if (!given) return std::nullopt;
   const auto found = std::ranges::find(words, std::string_view(*given));
   if (found == words.end()) {
-    fail(generic_error("Parameter '" + prefix_ + std::string(name) + "' does not accept value '" + *given +
-                       "'"));
+    // QEMU leaves the prefix out here.
+    fail(generic_error("Parameter '" + std::string(name) + "' does not accept value '" + *given + "'"));
     return std::nullopt;
   }
   return static_cast<std::size_t>(found - words.begin());

@@ -30,6 +30,14 @@ json::object format_specific(const image& described) {
   return {{"type", described.format()}, {"data", std::move(data)}};
 }
 
+/// Formats that can be dirty tell it as a fact.
+bool is_dirty(const image& described) {
+  for (const image_fact& fact : described.facts()) {
+    if (fact.key == "dirty-flag") return std::get<bool>(fact.value);
+  }
+  return false;
+}
+
 }  // namespace
 
 json::object image_info(const layer& described, const layer* below) {
@@ -45,7 +53,7 @@ json::object image_info(const layer& described, const layer* below) {
     info["backing-filename"] = backing->name;
     if (!backing->format.empty()) info["backing-filename-format"] = backing->format;
   }
-  info["dirty-flag"] = false;
+  info["dirty-flag"] = is_dirty(opened);
   return info;
 }
 

@@ -117,7 +117,33 @@ constexpr job_command block_job{"device", [](const std::string& id) {
 constexpr job_command block_job_by_id{"id", block_job.unknown};
 constexpr job_command plain_job{"id", [](const std::string&) { return generic_error("Job not found"); }};
 
-using job_action = outcome<void> (job::*)();
+/// QEMU's words where it has more to say than that the state does not allow it.
+outcome<void> pause(job& target) {
+  if (target.pause_requested()) return failure{errc::not_supported, "Job is already paused"};
+  return target.pause();
+}
+
+outcome<void> resume(job& target) {
+  if (!target.pause_requested()) {
+    return failure{errc::not_supported, "Can't resume a job that was not paused"};
+  }
+  return target.resume();
+}
+
+outcome<void> cancel(job& target) {
+  return target.cancel();
+}
+outcome<void> complete(job& target) {
+  return target.complete();
+}
+outcome<void> finalize(job& target) {
+  return target.finalize();
+}
+outcome<void> dismiss(job& target) {
+  return target.dismiss();
+}
+
+using job_action = outcome<void> (*)(job& target);
 
 task<qmp_reply> act(engine_control& engine, const json::object& arguments, job_command family,
                     job_action action) {
@@ -126,7 +152,7 @@ task<qmp_reply> act(engine_control& engine, const json::object& arguments, job_c
   if (auto checked = reader.finish(); checked.has_error()) co_return checked.error();
   job* const target = engine.jobs().find(id);
   if (target == nullptr) co_return family.unknown(id);
-  const outcome<void> done = (target->*action)();
+  const outcome<void> done = action(*target);
   co_return reply_of(done);
 }
 
@@ -186,37 +212,37 @@ task<qmp_reply> run_block_job_cancel(engine_control& engine, const json::object&
 }
 
 task<qmp_reply> run_block_job_pause(engine_control& engine, const json::object& arguments) {
-  return act(engine, arguments, block_job, &job::pause);
+  return act(engine, arguments, block_job, pause);
 }
 task<qmp_reply> run_block_job_resume(engine_control& engine, const json::object& arguments) {
-  return act(engine, arguments, block_job, &job::resume);
+  return act(engine, arguments, block_job, resume);
 }
 task<qmp_reply> run_block_job_complete(engine_control& engine, const json::object& arguments) {
-  return act(engine, arguments, block_job, &job::complete);
+  return act(engine, arguments, block_job, complete);
 }
 task<qmp_reply> run_block_job_finalize(engine_control& engine, const json::object& arguments) {
-  return act(engine, arguments, block_job_by_id, &job::finalize);
+  return act(engine, arguments, block_job_by_id, finalize);
 }
 task<qmp_reply> run_block_job_dismiss(engine_control& engine, const json::object& arguments) {
-  return act(engine, arguments, block_job_by_id, &job::dismiss);
+  return act(engine, arguments, block_job_by_id, dismiss);
 }
 task<qmp_reply> run_job_cancel(engine_control& engine, const json::object& arguments) {
-  return act(engine, arguments, plain_job, &job::cancel);
+  return act(engine, arguments, plain_job, cancel);
 }
 task<qmp_reply> run_job_pause(engine_control& engine, const json::object& arguments) {
-  return act(engine, arguments, plain_job, &job::pause);
+  return act(engine, arguments, plain_job, pause);
 }
 task<qmp_reply> run_job_resume(engine_control& engine, const json::object& arguments) {
-  return act(engine, arguments, plain_job, &job::resume);
+  return act(engine, arguments, plain_job, resume);
 }
 task<qmp_reply> run_job_complete(engine_control& engine, const json::object& arguments) {
-  return act(engine, arguments, plain_job, &job::complete);
+  return act(engine, arguments, plain_job, complete);
 }
 task<qmp_reply> run_job_finalize(engine_control& engine, const json::object& arguments) {
-  return act(engine, arguments, plain_job, &job::finalize);
+  return act(engine, arguments, plain_job, finalize);
 }
 task<qmp_reply> run_job_dismiss(engine_control& engine, const json::object& arguments) {
-  return act(engine, arguments, plain_job, &job::dismiss);
+  return act(engine, arguments, plain_job, dismiss);
 }
 
 }  // namespace weir
