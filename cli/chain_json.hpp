@@ -12,10 +12,11 @@
 #include <string_view>
 #include <vector>
 
-namespace weir {
+namespace weir::cli {
 
-/// {"index","format","type","location", …}. `depth` is the index where the model has no declared one.
-boost::json::object to_json(const layer_model& layer, std::size_t depth);
+/// {"index","format","type","location", …}. "index" is the one its description gave the layer, else `depth`. "spec" is
+/// what names the layer in commands ("vda[2]"), where the disk has a name and the layer a number.
+boost::json::object to_json(const layer_model& layer, std::size_t depth, std::string_view disk_name = {});
 boost::json::object to_json(const mirror_model& mirror);
 /// {"target","device","readonly","terminated","layers","mirror"}.
 boost::json::object to_json(const disk_model& disk);
@@ -33,4 +34,4 @@ struct found_layer {
 /// disks use names the first. `disks` should be numbered (number_layers).
 std::optional<found_layer> look_up_layer(const std::vector<disk_model>& disks, std::string_view spec);
 
-}  // namespace weir
+}  // namespace weir::cli

@@ -1,24 +1,13 @@
 #include "cli/named_disks.hpp"
 
+#include "cli/described_disks.hpp"
 #include "formats/registry.hpp"
 
 #include <algorithm>
-#include <array>
-#include <fstream>
-#include <string_view>
 #include <utility>
 
 namespace weir::cli {
 namespace {
-
-constexpr std::size_t sniffed_bytes = 512;
-
-bool is_domain(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::array<char, sniffed_bytes> head{};
-  file.read(head.data(), head.size());
-  return domain_document::looks_like_xml({head.data(), static_cast<std::size_t>(file.gcount())});
-}
 
 zero_detection detection_of(const disk_model& model) {
   if (model.detect_zeroes == "unmap") return model.discard_unmap ? zero_detection::unmap : zero_detection::on;
@@ -78,7 +67,7 @@ task<outcome<named_disks>> open_domain(engine_host& host, std::string path, imag
 
 task<outcome<named_disks>> open_named_disks(engine_host& host, std::string named, image_settings settings,
                                             std::optional<std::string> image_disk_name) {
-  if (settings.format.empty() && is_domain(named)) {
+  if (settings.format.empty() && is_domain_file(named)) {
     co_return co_await open_domain(host, std::move(named), settings);
   }
   outcome<layer_model> top = parse_image(named, settings);

@@ -11,12 +11,14 @@ namespace weir::cli {
 // One file per verb, cli/NAME_verb.cpp; the smallest are in cli/runtime_verbs.cpp.
 verb blockjob_verb();
 verb blockpull_verb();
+verb chain_verb();
 verb compare_verb();
 verb convert_verb();
 verb copy_on_read_verb();
 verb create_verb();
 verb ctl_verb();
 verb domblklist_verb();
+verb dumpxml_verb();
 verb info_verb();
 verb map_verb();
 verb serve_verb();

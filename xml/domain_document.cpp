@@ -2,6 +2,7 @@
 
 #include "xml/chain_writer.hpp"
 #include "xml/disk_reader.hpp"
+#include "xml/old_spellings.hpp"
 #include "xml/text_scan.hpp"
 
 #include <pugixml.hpp>
@@ -86,6 +87,11 @@ outcome<string> read_file(const string& path) {
     break;
   }
   return text;
+}
+
+/// What was learned from headers is not part of a description.
+bool is_described_alike(const layer_model& a, const layer_model& b) {
+  return a.index == b.index && a.format == b.format && a.source == b.source && a.slice == b.slice;
 }
 
 string print(pugi::xml_node node, bool single_quotes) {
@@ -217,6 +223,10 @@ std::optional<std::size_t> domain_document::find_disk(std::string_view target_or
 
 void domain_document::set_chain(std::size_t position, const std::vector<layer_model>& layers,
                                 bool terminated) {
+  const disk_model& now = content_->models[position];
+  const bool modern = !xml::has_old_chain(content_->entries[position].node);
+  if (modern && now.terminated == terminated && std::ranges::equal(now.layers, layers, is_described_alike))
+    return;
   xml::write_chain(content_->entries[position].node, layers, terminated);
   content_->read_again(position);
 }
