@@ -71,6 +71,7 @@ outcome<void> nbd_server::listen(const nbd::listen_address& address) {
 
 std::vector<std::string> nbd_server::addresses() const {
   std::vector<std::string> names;
+  names.reserve(doors_.size());
   for (const auto& at : doors_) names.push_back(at->source.name());
   return names;
 }

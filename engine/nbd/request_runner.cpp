@@ -28,6 +28,15 @@ write_flags write_flags_of(const request& asked) noexcept {
   return {.fua = has_flag(asked, command_flag::fua)};
 }
 
+/// One piece of a structured READ; `data` is what the whole request read.
+reply_part content_chunk(const request& asked, const read_piece& piece, std::span<const std::byte> data,
+                         bool last) {
+  if (piece.hole) return hole_chunk(asked.cookie, piece.range, last);
+  const auto at = static_cast<std::size_t>(piece.range.offset - asked.offset);
+  const auto body = data.subspan(at, static_cast<std::size_t>(piece.range.length));
+  return data_chunk(asked.cookie, piece.range.offset, body, last);
+}
+
 }  // namespace
 
 request_runner::request_runner(disk& target, const session_terms& terms, buffer_pool& buffers,
@@ -154,19 +163,12 @@ void request_runner::answer_read(const job& current, std::span<const read_piece>
     holes_.found();
     pieces = {&zeros, 1};
   }
-  for (const read_piece& piece : pieces) {
-    const bool last = &piece == &pieces.back();
-    const std::size_t at = static_cast<std::size_t>(piece.range.offset - asked.offset);
-    reply_part part;
-    if (piece.hole) {
-      part = hole_chunk(asked.cookie, piece.range, last);
-    } else {
-      const auto body = std::span(data.bytes()).subspan(at, static_cast<std::size_t>(piece.range.length));
-      part = data_chunk(asked.cookie, piece.range.offset, body, last);
-    }
-    if (last) part.lease = std::move(data);
-    queue(std::move(part), current.charge_bytes);
+  for (const read_piece& piece : pieces.first(pieces.size() - 1)) {
+    queue(content_chunk(asked, piece, data.bytes(), false), current.charge_bytes);
   }
+  reply_part last = content_chunk(asked, pieces.back(), data.bytes(), true);
+  last.lease = std::move(data);
+  queue(std::move(last), current.charge_bytes);
 }
 
 task<void> request_runner::write_zeroes(const job& current) {
