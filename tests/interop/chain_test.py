@@ -237,6 +237,25 @@ class ChainTest(unittest.TestCase):
         self.assertIn(self.path("base"), self.refused("dumpxml", "--resolve",
                                                      self.write(DOMAIN % DISK % ("qcow2", self.path("top"), ""))))
 
+    def test_live_xml_follows_a_pull(self):
+        xml = self.write(DOMAIN % DISK % ("qcow2", self.path("top"), ""))
+        socket = self.path("control")
+        server = subprocess.Popen([WEIR, "serve", "--control", socket, "--nbd", "unix:" + self.path("nbd"), xml],
+                                  stdout=subprocess.PIPE, text=True)
+        self.addCleanup(server.stdout.close)
+        self.addCleanup(server.wait, 60)
+        self.addCleanup(server.terminate)
+        self.assertEqual(server.stdout.readline(), "weir: ready\n")
+        live = self.ok("dumpxml", "-c", socket)
+        self.assertIn(f"<source file='{self.path('top')}' index='1'/>", live)
+        self.assertIn("<backingStore type='file' index='3'>", live)
+        self.validate(live)
+        self.assertEqual(len(self.disks(xml)[0]["layers"]), 3, "the chain can be looked at while it is served")
+        self.ok("blockpull", "-c", socket, "vda", "--wait")
+        pulled = self.ok("dumpxml", "--inactive", "-c", socket)
+        self.assertIn(f"<source file='{self.path('top')}'/>\n      <backingStore/>\n", pulled)
+        self.validate(pulled)
+
 
 if __name__ == "__main__":
     unittest.main()
