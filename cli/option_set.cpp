@@ -4,6 +4,7 @@
 
 #include <boost/program_options.hpp>
 
+#include <algorithm>
 #include <cassert>
 #include <charconv>
 
@@ -32,13 +33,8 @@ po::options_description describe(std::span<const option_entry> entries) {
     const std::string spelling = spelling_of(entry);
     switch (entry.kind) {
       case option_entry::kind_type::flag:
-        described.add_options()(spelling.c_str(), "");
-        break;
       case option_entry::kind_type::optional_value:
-        described.add_options()(spelling.c_str(),
-                                po::value<std::vector<std::string>>()->implicit_value(
-                                    std::vector<std::string>{entry.implicit}, entry.implicit),
-                                "");
+        described.add_options()(spelling.c_str(), "");
         break;
       case option_entry::kind_type::value:
         described.add_options()(spelling.c_str(), po::value<std::vector<std::string>>(), "");
@@ -93,12 +89,33 @@ outcome<void> take_option(const option_entry& entry, const po::basic_option<char
       into.add(entry.name, "");
       break;
     case option_entry::kind_type::optional_value:
-      into.add(entry.name, option.value.empty() ? entry.implicit : option.value.front());
+      into.add(entry.name, entry.implicit);
       break;
     default:
       into.add(entry.name, option.value.empty() ? "" : option.value.front());
   }
   return {};
+}
+
+/// Takes `--name=value` of options whose value is optional out of the words: the parser would let the bare option
+/// swallow the argument behind it.
+std::vector<std::string> without_adjacent_values(std::span<const option_entry> entries,
+                                                 std::span<const std::string> words, given_options& into) {
+  std::vector<std::string> rest;
+  bool options_ended = false;
+  for (const std::string& word : words) {
+    options_ended = options_ended || word == "--";
+    const auto given = std::ranges::find_if(entries, [&](const option_entry& entry) {
+      return entry.kind == option_entry::kind_type::optional_value && !options_ended &&
+             word.starts_with("--" + entry.name + "=");
+    });
+    if (given == entries.end()) {
+      rest.push_back(word);
+    } else {
+      into.add(given->name, word.substr(given->name.size() + 3));
+    }
+  }
+  return rest;
 }
 
 }  // namespace
@@ -206,7 +223,7 @@ outcome<given_options> option_set::parse(std::span<const std::string> words) con
   try {
     const po::options_description described = describe(entries_);
     namespace style = po::command_line_style;
-    const auto parsed = po::command_line_parser({words.begin(), words.end()})
+    const auto parsed = po::command_line_parser(without_adjacent_values(entries_, words, given))
                             .options(described)
                             .style(style::unix_style & ~style::allow_guessing)
                             .run();

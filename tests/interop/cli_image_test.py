@@ -264,6 +264,7 @@ class Convert(CliTestCase):
         lines = self.weir("convert", "--progress=json", top, "out").stderr.splitlines()
         last = json.loads(lines[-1])
         self.assertEqual((last["offset"], last["len"]), (16 << 20, 16 << 20))
+        self.assertIn("100.0 %", self.weir("convert", "-p", top, "out").stderr)
 
 
 class Compare(CliTestCase):

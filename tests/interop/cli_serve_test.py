@@ -330,7 +330,7 @@ class Blockpull(ServeTestCase):
         self.assertNotIn("middle.qcow2", xml)
         self.assertIn("base.raw", xml)
         self.weir("blockpull", "-c", self.control, "--wait")
-        self.assertNotIn("base.raw", self.qmp().command("weir-dumpxml")["return"]["xml"])
+        self.assertNotIn("base.raw", self.weir("dumpxml", "-c", self.control).stdout)
 
 
 if __name__ == "__main__":
