@@ -29,7 +29,7 @@ qed_image::qed_image(executor context, opened_parts parts)
       space_(std::move(parts.space)),
       free_(file_->size(), shape_.cluster_bytes),
       slices_(context, *file_, slice_bytes, parts.options.metadata_cache_bytes),
-      writer_(context, *file_, slices_, shape_.table_bytes()),
+      writer_(context, *file_, slices_),
       adding_table_(context) {}
 
 std::vector<image_fact> qed_image::facts() const {
@@ -132,7 +132,6 @@ task<result<std::uint64_t>> qed_image::need_table(std::uint64_t offset) {
   const result<void> loaded = co_await slices_.load(at.slice);
   if (!loaded) co_return loaded.error();
   store_entry(slices_.find_for_change(at.slice), at.index, *added);
-  writer_.add_new_table(*added);
   co_return added;
 }
 

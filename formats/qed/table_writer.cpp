@@ -1,10 +1,6 @@
 #include "formats/qed/table_writer.hpp"
 
-#include "engine/base/range.hpp"
-
-#include <algorithm>
-#include <iterator>
-#include <utility>
+#include <cstddef>
 
 namespace weir::qed {
 namespace {
@@ -33,18 +29,9 @@ task<result<void>> table_writer::run_pass() {
 }
 
 task<result<void>> table_writer::write_in_order(const frozen_slices& frozen) {
-  frozen_slices early;
-  frozen_slices late;
-  for (const qcow2::frozen_bytes& each : frozen) (is_new(each.offset) ? early : late).push_back(each);
-  // Tables that arrive from here on have their L1 entry in the next pass.
-  const std::vector<std::uint64_t> joining(new_tables_.begin(), new_tables_.end());
-  const result<void> prepared = co_await write_slices(early);
-  if (!prepared) co_return prepared.error();
   const result<void> settled = co_await file_.flush();
-  if (!settled) co_return settled.error();
-  if (late.empty()) co_return result<void>{};
-  for (const std::uint64_t table : joining) new_tables_.erase(table);
-  const result<void> pointed = co_await write_slices(late);
+  if (!settled || frozen.empty()) co_return settled;
+  const result<void> pointed = co_await write_slices(frozen);
   if (!pointed) co_return pointed.error();
   co_return co_await file_.flush();
 }
@@ -62,11 +49,6 @@ task<result<void>> table_writer::write_slices(const frozen_slices& slices) {
     if (!wrote) co_return wrote.error();
   }
   co_return result<void>{};
-}
-
-bool table_writer::is_new(std::uint64_t slice) const noexcept {
-  const auto behind = new_tables_.upper_bound(slice);
-  return behind != new_tables_.begin() && slice - *std::prev(behind) < table_bytes_;
 }
 
 }  // namespace weir::qed

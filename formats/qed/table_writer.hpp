@@ -4,13 +4,14 @@
 // have then; what is published meanwhile belongs to the next pass. Concurrent flushes share a pass that
 // begins after all of them. One pass:
 //
-//   1. write the slices of new L2 tables: no durable L1 entry points to them yet
-//   2. sync: guest data, new tables and the file's length
-//   3. write the slices of older L2 tables and of the L1 table: all they point to is durable
-//   4. sync
+//   1. sync: guest data, and the file's length with all new tables in it
+//   2. write the slices, of L2 tables and of the L1 table
+//   3. sync
 //
-// A pass that fails leaves its slices dirty. A table counts as new until its L1 entry is about to be written:
-// from then on the entry may be durable, whatever the pass reports.
+// L2 and L1 slices need no order among themselves: a new table is fresh space, which reads as zero after
+// step 1 whatever happens. An L1 entry that becomes durable before the entries of its new table therefore
+// points to a table that maps nothing yet, and those entries were not promised to anyone. A slice torn at
+// sectors is old entries and new ones, all valid. A pass that fails leaves its slices dirty.
 #pragma once
 
 #include "engine/base/async_event.hpp"
@@ -20,20 +21,16 @@
 #include "formats/qcow2/slice_cache.hpp"
 
 #include <cstdint>
-#include <set>
-#include <span>
+#include <utility>
 #include <vector>
 
 namespace weir::qed {
 
 class table_writer {
  public:
-  /// `file` and `slices` outlive the writer. L2 tables are `table_bytes` long.
-  table_writer(executor context, storage& file, qcow2::slice_cache& slices, std::uint64_t table_bytes)
-      : file_(file), slices_(slices), table_bytes_(table_bytes), pass_ended_(std::move(context)) {}
-
-  /// The L1 entry of a new table was just set in the cache; the table's own bytes read as zero.
-  void add_new_table(std::uint64_t offset) { new_tables_.insert(offset); }
+  /// `file` and `slices` outlive the writer.
+  table_writer(executor context, storage& file, qcow2::slice_cache& slices)
+      : file_(file), slices_(slices), pass_ended_(std::move(context)) {}
 
   /// Everything published, and all data written before it, is durable on return. Errors: the storage's; then
   /// everything is still pending.
@@ -45,12 +42,9 @@ class table_writer {
   task<result<void>> run_pass();
   task<result<void>> write_in_order(const frozen_slices& frozen);
   task<result<void>> write_slices(const frozen_slices& slices);
-  bool is_new(std::uint64_t slice) const noexcept;
 
   storage& file_;
   qcow2::slice_cache& slices_;
-  std::uint64_t table_bytes_;
-  std::set<std::uint64_t> new_tables_;  // offsets of tables whose L1 entry has never been written
   async_event pass_ended_;
   std::uint64_t begun_count_ = 0;  // passes; one runs while more have begun than ended
   std::uint64_t ended_count_ = 0;

@@ -46,6 +46,7 @@ TEST_F(qed_model, a_failing_disk_loses_nothing_that_was_answered) {
     world.run_requests(60);
     world.disk().set_error_rate(0, 1);
     world.check_content();
+    world.reopen();
     world.close_and_check();
   });
 }

@@ -174,6 +174,29 @@ TEST_F(qed_image_test, need_check_is_durable_before_the_first_allocation_and_cle
   EXPECT_EQ(peek(16, disk_.durable()) & qed::feature::need_check, 0U);
 }
 
+TEST_F(qed_image_test, a_failed_flush_keeps_everything_for_the_next) {
+  create(10 * MiB);
+  open();
+  write(0, filled(cluster, 3));
+  disk_.inject({.operation = disk_operation::flush});
+  EXPECT_EQ(run(io_, image_->flush()).error(), errno_code(EIO));
+  flush();
+  simulated_disk survivor = disk_.after_power_loss(0);
+  auto opened = run(io_, qed_driver().open(std::make_unique<simulated_storage>(survivor), {}));
+  EXPECT_EQ(run(io_, (*opened)->map({0, 512}, map_effort::locate))->extent.kind, extent_kind::data);
+  run(io_, (*opened)->close()).value();
+}
+
+TEST_F(qed_image_test, a_close_that_cannot_flush_leaves_the_need_check_bit) {
+  create(10 * MiB);
+  open();
+  write(0, filled(cluster, 3));
+  disk_.inject({.operation = disk_operation::flush});
+  EXPECT_EQ(run(io_, image_->close()).error(), errno_code(EIO));
+  image_.reset();
+  EXPECT_NE(peek(16) & qed::feature::need_check, 0U);
+}
+
 TEST_F(qed_image_test, a_clean_image_opened_and_closed_is_not_written) {
   create(10 * MiB);
   power_supply power;
