@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 
-from tools import ToolError
+from tools import ToolError, run
 
 
 class Server:
@@ -148,6 +148,10 @@ class WeirServer(Server):
         self.qmp = Qmp(self.control)
         return self
 
+    def live_xml(self):
+        """The domain XML with the chain as it is now."""
+        return run(self.weir, "dumpxml", "-c", self.control)
+
     def pull_command(self, bandwidth=None, *options):
         command = [self.weir, "blockpull", self.export, "-c", self.control, *options]
         return command + ([] if bandwidth is None else ["--bandwidth", str(bandwidth)])
@@ -196,6 +200,9 @@ class StorageDaemon(Server):
             self.kill()
             raise ToolError(f"qemu-storage-daemon did not start\n{self.words()}") from None
         return self
+
+    def live_xml(self):
+        return None
 
     def pull(self, bandwidth=None):
         self.qmp("block-stream", job_id="vda", device="vda", speed=0 if bandwidth is None else bandwidth * 1024 * 1024)
