@@ -17,7 +17,8 @@ struct qmp_error {
   qmp_error(std::string_view class_name, std::string text)
       : error_class(class_name), description(std::move(text)) {}
 
-  std::string_view error_class;  ///< GenericError, CommandNotFound, DeviceNotActive, DeviceNotFound; a literal
+  std::string_view
+      error_class;  ///< GenericError, CommandNotFound, DeviceNotActive, DeviceNotFound; a literal
   std::string description;
 };
 
