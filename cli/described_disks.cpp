@@ -80,4 +80,13 @@ task<outcome<void>> complete_disks(engine_host& host, std::vector<disk_model>& d
   co_return outcome<void>{};
 }
 
+std::vector<layer_model> without_invented_indexes(std::vector<layer_model> layers) {
+  for (layer_model& layer : layers) {
+    if (!layer.index_invented) continue;
+    layer.index.reset();
+    layer.index_invented = false;
+  }
+  return layers;
+}
+
 }  // namespace weir::cli

@@ -27,4 +27,7 @@ task<outcome<void>> complete_disks(engine_host& host, std::vector<disk_model>& d
 /// Numbers what is described, as complete_disks would.
 void number_disks(std::vector<disk_model>& disks);
 
+/// Configurations carry no invented indexes.
+std::vector<layer_model> without_invented_indexes(std::vector<layer_model> layers);
+
 }  // namespace weir::cli

@@ -13,16 +13,6 @@ void print_text(const std::string& text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
 }
 
-/// Configurations carry no invented indexes.
-std::vector<layer_model> without_invented_indexes(std::vector<layer_model> layers) {
-  for (layer_model& layer : layers) {
-    if (!layer.index_invented) continue;
-    layer.index.reset();
-    layer.index_invented = false;
-  }
-  return layers;
-}
-
 bool formats_known(const std::vector<layer_model>& layers) {
   return std::ranges::none_of(layers, [](const layer_model& layer) { return layer.format.empty(); });
 }

@@ -50,6 +50,7 @@ outcome<serve_request> read_request(const given_options& given) {
   request.state_directory = given.value("state").value_or("");
   request.export_name = given.value("export").value_or("");
   request.copy_on_read = given.has("copy-on-read");
+  request.update_xml = given.has("update-xml");
   if (request.copy_on_read && !request.image.writable)
     return usage_failure("--copy-on-read wants a writable image, not --read-only");
   if (auto sockets = read_sockets(given, request); sockets.has_error()) return sockets.error();
@@ -67,6 +68,7 @@ void declare(option_set& options) {
       .values("nbd", "unix:PATH|tcp:HOST:PORT", "Listen for NBD clients there. May be given several times.")
       .value("tls-creds", "DIR", "Not supported by this build.")
       .flag("copy-on-read", "Keep what is read from backing images in the active one.")
+      .flag("update-xml", "Write the domain XML back, atomically, when a job has changed a disk's chain.")
       .flag("read-only", "Open everything for reading only.")
       .value("cache", "MODE", "writeback (default), none (O_DIRECT) or directsync.")
       .value("aio", "MODE", "io_uring or threads; by default io_uring where the kernel allows it.")
@@ -92,6 +94,7 @@ verb serve_verb() {
   return {.name = "serve",
           .synopsis =
               "[--control SOCK] [--nbd unix:PATH | tcp:HOST:PORT]... [--copy-on-read] [--read-only] "
+              "[--update-xml] "
               "[--cache MODE] [--aio MODE] [--state DIR] [--export NAME] [-f FMT] DOMAIN.xml | IMAGE",
           .summary = "serve disks to a guest over NBD",
           .description =

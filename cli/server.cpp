@@ -1,6 +1,8 @@
 #include "cli/server.hpp"
 
+#include "cli/described_disks.hpp"
 #include "cli/help.hpp"
+#include "engine/base/durable_file.hpp"
 #include "engine/block/backing_name.hpp"
 #include "engine/jobs/stream_job.hpp"
 
@@ -34,6 +36,9 @@ task<outcome<void>> server::open_disks() {
   auto opened = co_await open_named_disks(host_, request_.named, request_.image, request_.export_name);
   if (opened.has_error()) co_return opened.error();
   opened_ = std::move(*opened);
+  if (request_.update_xml && !opened_.document) {
+    co_return failure{errc::not_supported, request_.named + ": is an image: there is no XML to update"};
+  }
   for (const auto& each : opened_.disks) {
     disks_.push_back(each.get());
     if (request_.copy_on_read && !each->read_only()) each->set_copy_on_read(true);
@@ -167,10 +172,29 @@ outcome<void> server::start_stream(stream_request request) {
   auto name = backing_name_for(request, *target, options.base_depth);
   if (name.has_error()) return name.error();
   options.backing_name = *name;
+  if (request_.update_xml) {
+    options.chain_changed = [this](const disk& changed) { return write_chain_back(changed); };
+  }
   auto created = std::make_unique<stream_job>(*target, request.settings, std::move(options));
   if (auto allowed = jobs_.may_start(request.settings.id, request.disk); allowed.has_error()) return allowed;
   if (records_) records_->expect(request);
   return jobs_.start(std::move(created));
+}
+
+outcome<void> server::write_chain_back(const disk& changed) const {
+  // From the file, not from the live document: only this disk's chain is to change, and what others wrote stays.
+  outcome<domain_document> document = domain_document::load(request_.named);
+  if (document.has_error()) return document.error();
+  const auto position = document->find_disk(changed.name());
+  if (!position) {
+    return failure{errc::out_of_range, request_.named + ": has no disk '" + changed.name() + "' any more"};
+  }
+  std::vector<layer_model> layers;
+  for (const auto& each : changed.chain().layers()) layers.push_back(each->model);
+  document->set_chain(*position, without_invented_indexes(std::move(layers)), true);
+  const result<void> written = replace_file(request_.named, document->write());
+  if (!written) return make_failure(written.error(), request_.named);
+  return {};
 }
 
 outcome<std::string> server::live_xml() {

@@ -31,6 +31,7 @@ struct serve_request {
   std::string export_name;
   image_settings image;
   bool copy_on_read = false;
+  bool update_xml = false;  ///< write the domain XML back when a chain has changed
 };
 
 class server final : public engine_control {
@@ -57,6 +58,7 @@ class server final : public engine_control {
   outcome<void> open_records();
   outcome<std::optional<std::string>> backing_name_for(const stream_request& request, const disk& target,
                                                        std::size_t base_depth) const;
+  outcome<void> write_chain_back(const disk& changed) const;
   task<outcome<void>> start();
   task<outcome<void>> close();
 

@@ -1,5 +1,6 @@
 #include "engine/control/job_records.hpp"
 
+#include "engine/base/durable_file.hpp"
 #include "engine/control/arguments.hpp"
 
 #include <boost/json/object.hpp>
@@ -41,49 +42,11 @@ std::string file_name(const std::string& id) {
   return name.append(suffix);
 }
 
-/// Closes a descriptor.
-class open_file {
- public:
-  open_file(const std::string& path, int flags)
-      : descriptor_(::open(path.c_str(), flags | O_CLOEXEC, 0600)) {}
-  ~open_file() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-  }
-  open_file(const open_file&) = delete;
-  open_file& operator=(const open_file&) = delete;
-  int descriptor() const noexcept { return descriptor_; }
-
- private:
-  int descriptor_;
-};
-
-/// 0 or an errno value.
-int write_durably(const std::string& path, std::string_view text) {
-  const open_file file(path, O_WRONLY | O_CREAT | O_TRUNC);
-  if (file.descriptor() < 0) return errno;
-  const ssize_t written = ::write(file.descriptor(), text.data(), text.size());
-  if (written < 0) return errno;
-  if (static_cast<std::size_t>(written) != text.size()) return ENOSPC;
-  return ::fsync(file.descriptor()) == 0 ? 0 : errno;
-}
-
-int sync_directory(const std::string& path) {
-  const open_file directory(path, O_RDONLY | O_DIRECTORY);
-  if (directory.descriptor() < 0) return errno;
-  return ::fsync(directory.descriptor()) == 0 ? 0 : errno;
-}
-
-/// Replaces or removes one file durably. 0 or an errno value.
+/// Replaces or removes one record durably. 0 or an errno value.
 int apply(const std::string& directory, const std::string& file, const std::optional<std::string>& text) {
   const std::string path = directory + "/" + file;
-  if (text) {
-    const std::string fresh = path + ".new";
-    if (const int error = write_durably(fresh, *text); error != 0) return error;
-    if (::rename(fresh.c_str(), path.c_str()) != 0) return errno;
-  } else if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
-    return errno;
-  }
-  return sync_directory(directory);
+  const result<void> done = text ? replace_file(path, *text) : remove_file(path);
+  return done ? 0 : done.error().value();
 }
 
 outcome<stream_request> read_record(const fs::path& path) {

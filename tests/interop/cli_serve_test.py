@@ -323,6 +323,28 @@ class Blockpull(ServeTestCase):
         self.assertIn("state/job-vda.job.json", words)
         self.assertEqual(self.read("state/job-vda.job.json"), b"{")
 
+    def test_the_xml_file_follows_where_asked(self):
+        self.make_chain()
+        domain = self.domain(("vda", "qcow2", self.path("top.qcow2")))
+        before = self.read(domain).replace(b"</domain>", b"<!-- kept --></domain>")
+        self.write(domain, before)
+        os.chmod(self.path(domain), 0o640)
+        running = self.serve("--control", self.control, "--update-xml", domain)
+        self.weir("blockpull", "-c", self.control, "vda", "--base", "vda[3]", "--wait")
+        chain = json.loads(self.weir("chain", "--json", "--no-open", domain).stdout)["disks"][0]
+        self.assertEqual([layer["location"] for layer in chain["layers"]], [self.path("top.qcow2"), self.path("base.raw")])
+        self.weir("blockpull", "-c", self.control, "vda", "--wait")
+        self.assertEqual(running.stop(), (0, ""))
+        chain = json.loads(self.weir("chain", "--json", "--no-open", domain).stdout)["disks"][0]
+        self.assertEqual(([layer["format"] for layer in chain["layers"]], chain["terminated"]), (["qcow2"], True))
+        self.assertIn(b"<!-- kept --></domain>", self.read(domain))
+        self.assertEqual(stat.S_IMODE(os.stat(self.path(domain)).st_mode), 0o640)
+        for lower in ("middle.qcow2", "base.raw"):
+            os.unlink(self.path(lower))
+        self.serve("--control", self.control, domain)
+        self.refused("serve", "--control", self.path("other"), "--update-xml", "-U", "--read-only", "top.qcow2",
+                     words=["top.qcow2", "no XML"])
+
     def test_live_xml(self):
         self.serve_domain()
         self.weir("blockpull", "-c", self.control, "--base", self.path("base.raw"), "--wait")
