@@ -128,7 +128,6 @@ task<result<void>> flusher::write_refcount_table(const frozen_state& taken) {
 task<result<void>> flusher::write_pointers(const frozen_state& taken) {
   if (taken.l2.empty() && taken.l1.empty()) co_return result<void>{};
   result<void> answer = co_await write_all(taken.l2);
-  if (answer && !taken.l1.empty() && !taken.l2.empty()) answer = co_await tables_.file.flush();
   if (answer) answer = co_await write_all(taken.l1);
   if (answer) answer = co_await tables_.file.flush();
   co_return answer;

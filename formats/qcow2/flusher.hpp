@@ -5,12 +5,13 @@
 //   1  refcount slices                      then flush: covers all guest data, new tables' zeros, these counts
 //   2  refcount table entries               then flush; a moved table is written whole, flushed, and then the
 //                                           header's sector switches to it, flushed
-//   3  L2 slices                            then flush, if L1 entries follow
-//   4  L1 entries                           flush
-//   5  dropped clusters are handed to the allocator, which decrements them in a later pass
+//   3  L2 slices and L1 entries             then flush
+//   4  dropped clusters are handed to the allocator, which decrements them in a later pass
 // So at every point of time what a pointer names on the storage is itself there and counted:
 //   data and counts (1) before the pointers to them (3), blocks (1) before the table entry (2) before any
-//   pointer that relies on the counts (3), L2 tables (1: zeros, 3: entries) before the L1 entry (4).
+//   pointer that relies on the counts (3), new L2 tables (zeros or a copy, written when they came into being,
+//   so covered by 1) before the L1 entry (3). Which of the entries in 3 arrive first does not matter: each
+//   leads to something whole.
 // All dirty state is taken at one instant, and counts are raised before a pointer is published, so the counts
 // of a pass cover its pointers. Steps with nothing to write are left out; a flush after writes in place is one
 // storage flush.
