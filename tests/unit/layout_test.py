@@ -196,7 +196,8 @@ class layout_test(unittest.TestCase):
                           if MACHINE_PATH.search(line) and GUEST_FILES not in path.parents])
 
     def test_headers_compile_on_their_own(self):
-        """A source file that includes its own header first proves it in the build; the rest are compiled here."""
+        """A source file that includes its own header first proves it in a build without precompiled header (the
+        asan preset); the rest are compiled here."""
         breaches, lonely = [], []
         for path in sources(*PRODUCT, suffixes=(".hpp",)):
             source = path.with_suffix(".cpp")
