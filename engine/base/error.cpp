@@ -33,6 +33,8 @@ class category final : public boost::system::error_category {
         return "the backing chain changed";
       case errc::closed:
         return "already closed";
+      case errc::name_too_long:
+        return "the name does not fit in the image's header";
     }
     return "unknown error";
   }

@@ -30,6 +30,7 @@ enum class errc {
   image_in_use,         ///< another process holds a lock on the image
   stale_layer,          ///< the chain changed while the operation was suspended
   closed,               ///< used after close()
+  name_too_long,        ///< the image's header has no room for the name of its backing image
 };
 
 const boost::system::error_category& weir_category() noexcept;

@@ -31,7 +31,7 @@ task<result<allocator::reservation>> allocator::reserve(std::uint64_t most) {
   const result<void> counted = co_await counts_.set_run(*run, 1);
   if (!counted) co_return counted.error();
   const bool reads_zero = run->first >= never_written_from_;
-  if (reads_zero) never_written_from_ = run->end();
+  never_written_from_ = std::max(never_written_from_, run->end());
   co_return reservation{*run, reads_zero};
 }
 
@@ -79,6 +79,7 @@ task<result<cluster_run>> allocator::find_behind_cursor(std::uint64_t most) {
       const result<refcounts::growth> grown = co_await counts_.cover(cursor_);
       if (!grown) co_return grown.error();
       cursor_ = grown->taken.end();
+      never_written_from_ = std::max(never_written_from_, cursor_);
       drop(grown->replaced_table);
       continue;
     }

@@ -6,7 +6,6 @@
 #include "formats/qcow2/refcount_codec.hpp"
 #include "formats/qcow2/refcounts.hpp"
 
-#include <cerrno>
 #include <utility>
 #include <vector>
 
@@ -84,10 +83,6 @@ task<outcome<void>> create_image(storage& into, image_create_options options) {
   head->l1_offset = shape.offset_of(1 + places.table + places.blocks);
   const result<void> wrote = co_await write_image(into, *head, places);
   if (wrote) co_return outcome<void>{};
-  if (wrote.error() == errno_code(ENOSPC) && head->backing) {
-    co_return make_failure(wrote.error(), into.location(),
-                           "no space, or the backing file name does not fit the header cluster");
-  }
   co_return make_failure(wrote.error(), into.location());
 }
 

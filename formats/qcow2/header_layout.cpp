@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cstring>
 #include <string_view>
 
@@ -199,7 +198,7 @@ result<void> change::place_name() {
     put_backing(next_, at, name_);
     return {};
   }
-  return errno_code(ENOSPC);
+  return errc::name_too_long;
 }
 
 /// Everything behind sector 0, none of which the old header refers to.
@@ -228,13 +227,13 @@ void change::clear_unused() {
 
 /// Old extensions reach beyond sector 0 and leave no room: name first, then the format behind the last one.
 result<std::vector<header_step>> change::plan_append() {
-  if (old_format_ != nullptr || !current_.has_end_marker) return errno_code(ENOSPC);
+  if (old_format_ != nullptr || !current_.has_end_marker) return errc::name_too_long;
   const std::uint64_t marker = current_.extensions_end - 8;
   const std::uint64_t end = marker + format_.size() + 8;
   const bool one_sector = marker / sector_bytes == (end - 1) / sector_bytes;
-  if (!one_sector || end > next_.size()) return errno_code(ENOSPC);
+  if (!one_sector || end > next_.size()) return errc::name_too_long;
   ends_ = end;
-  if (range_between(current_.extensions_end, end).overlaps(old_name())) return errno_code(ENOSPC);
+  if (range_between(current_.extensions_end, end).overlaps(old_name())) return errc::name_too_long;
   const auto placed = place_name();
   if (!placed) return placed.error();
   prepare();
@@ -260,7 +259,7 @@ result<std::vector<std::byte>> lay_out_header(const header& wanted) {
   const std::uint64_t begin = wanted.shape.version >= 3 ? new_v3_header_length : v2_header_length;
   const std::uint64_t cluster_size = wanted.shape.cluster_size();
   const std::uint64_t without_names = begin + required.size() + 8 + name.size();
-  if (without_names > cluster_size) return errno_code(ENOSPC);
+  if (without_names > cluster_size) return errc::name_too_long;
   bytes cluster(begin);
   cluster.resize(static_cast<std::size_t>(begin));
   append(cluster, required);

@@ -36,11 +36,11 @@ struct header_step {
 };
 
 /// Cluster 0 of a new image: `wanted`'s fields and backing; its extensions are chosen here. header_length,
-/// backing_offset and backing_length are ignored. Errors: ENOSPC if the backing name does not fit.
+/// backing_offset and backing_length are ignored. Errors: name_too_long.
 result<std::vector<std::byte>> lay_out_header(const header& wanted);
 
-/// Steps that change the backing image recorded in `cluster`, which parses as `current`. Errors: ENOSPC if
-/// there is no place for the name; out_of_range for a name or format the header cannot express.
+/// Steps that change the backing image recorded in `cluster`, which parses as `current`. Errors: name_too_long
+/// if there is no place for it; out_of_range for a name or format the header cannot express.
 result<std::vector<header_step>> plan_backing_change(std::span<const std::byte> cluster,
                                                      const header& current,
                                                      const std::optional<backing_reference>& wanted);

@@ -107,6 +107,9 @@ task<result<void>> writer::fill_table(std::uint64_t new_table, std::uint64_t old
 }
 
 /// How many entries from the first on can be served by one contiguous host run, and which.
+/// A cluster that reads as zero but is owned is used again in place. If it was data until the last flush, power
+/// loss may show what is written there before it is published: as for any write in place, either the old
+/// bytes or those under way.
 result<writer::need> writer::survey(const placed_slice& at) const {
   const std::byte* slice = const_cast<slice_cache&>(tables_.l2).find(at.offset);
   need found;

@@ -297,7 +297,7 @@ task<result<void>> qed_image::do_flush() {
 }
 
 task<result<void>> qed_image::do_set_backing(std::optional<backing_reference> reference) {
-  if (reference && reference->name.size() > longest_backing_name) co_return errno_code(ENOSPC);
+  if (reference && reference->name.size() > longest_backing_name) co_return errc::name_too_long;
   if (reference && !is_recordable(reference->name)) co_return errno_code(EINVAL);
   const result<void> flushed = co_await writer_.flush();
   if (!flushed) co_return flushed.error();

@@ -82,6 +82,19 @@ class concurrent_world {
     image_.reset();
   }
 
+  /// A first life without faults, after which some COPIED flags are lost.
+  void prepare() {
+    if (draw(2) == 0) return;
+    live(20);
+    disk_.settle_all();
+    for (sector_history& each : history_) each.durable = each.complete;
+    forget_copied(disk_, random_);
+    forgetful_ = true;
+  }
+  bool is_sound(const qcow2_report& report) const {
+    return forgetful_ ? report.errors.empty() && report.leaked_clusters == 0 : report.is_clean();
+  }
+
   void expect_survival(std::uint64_t survival) {
     simulated_disk survivor = disk_.after_power_loss(survival);
     const qcow2_report report = check_qcow2(qcow2_world::bytes_of(survivor));
@@ -121,6 +134,7 @@ class concurrent_world {
     task_group group(io_.get_executor());
     for (std::uint64_t index = 0; index < writers; ++index) group.spawn(write_region(index, steps));
     for (int index = 0; index < 2; ++index) group.spawn(read_anywhere(steps));
+    for (int index = 0; index < 3; ++index) group.spawn(read_slowly(steps / 2));
     for (int index = 0; index < 2; ++index) group.spawn(flush_now_and_then(steps / 2));
     co_await group.join();
   }
@@ -215,6 +229,29 @@ class concurrent_world {
     }
   }
 
+  /// Keeps what it was told for a while before it reads there: the pin must hold the host range.
+  task<void> read_slowly(int steps) {
+    for (int step = 0; step < steps && power_.on(); ++step) {
+      const byte_range range = choose(draw(writers));
+      std::vector<std::size_t> complete;
+      const std::uint64_t first = range.offset / world_sector;
+      for (std::uint64_t at = first; at < range.end() / world_sector; ++at) {
+        complete.push_back(history_[at].complete);
+      }
+      const result<mapping> found = co_await image_->map(range, map_effort::locate);
+      if (!found || found->extent.kind != extent_kind::data) continue;
+      co_await clock_.sleep(std::chrono::microseconds(draw(20000)));
+      std::vector<std::byte> data(static_cast<std::size_t>(found->extent.length));
+      const result<void> got = co_await image_->storage_at(0).read(found->extent.host_offset, data);
+      if (!got) continue;
+      for (std::size_t index = 0; index < data.size() / world_sector; ++index) {
+        const tag value = sector_oracle::read(std::span(data).subspan(index * world_sector, world_sector));
+        EXPECT_TRUE(seen_since(first + index, complete[index], value))
+            << "sector " << first + index << ", pinned, reads " << value;
+      }
+    }
+  }
+
   task<void> flush_now_and_then(int steps) {
     for (int step = 0; step < steps && power_.on(); ++step) {
       co_await clock_.sleep(std::chrono::microseconds(draw(2000)));
@@ -236,6 +273,7 @@ class concurrent_world {
   image_create_options options_;
   std::uint64_t grain_ = 0;
   std::uint64_t region_ = 0;
+  bool forgetful_ = false;
   std::string description_;
   std::vector<sector_history> history_;
   tag last_tag_ = 0;
@@ -254,9 +292,10 @@ TEST(qcow2_concurrency, tasks_never_see_each_others_bytes) {
   for (std::uint64_t seed = first; seed < end && !HasFailure(); ++seed) {
     concurrent_world world(seed);
     SCOPED_TRACE(world.description());
+    world.prepare();
     for (int life = 0; life < 2 && !HasFailure(); ++life) world.live(40);
     const qcow2_report report = check_qcow2(qcow2_world::bytes_of(world.disk()));
-    EXPECT_TRUE(report.is_clean()) << report.text();
+    EXPECT_TRUE(world.is_sound(report)) << report.text();
   }
 }
 
@@ -266,6 +305,7 @@ TEST(qcow2_concurrency, errors_lose_nothing_that_was_answered) {
   for (std::uint64_t seed = first; seed < end && !HasFailure(); ++seed) {
     concurrent_world world(seed);
     SCOPED_TRACE(world.description());
+    world.prepare();
     world.disk().inject({.operation = std::nullopt, .skip_count = 40 + seed % 300, .count = 1 + seed % 25});
     world.live(40);
     const qcow2_report report = check_qcow2(qcow2_world::bytes_of(world.disk()));
@@ -279,6 +319,7 @@ TEST(qcow2_concurrency, power_loss_leaves_what_was_flushed) {
   for (std::uint64_t seed = first; seed < end && !HasFailure(); ++seed) {
     concurrent_world world(seed);
     SCOPED_TRACE(world.description());
+    world.prepare();
     world.power().cut_after(seed * 7 % 900);
     world.live(40);
     for (std::uint64_t survival = 0; survival < 4 && !HasFailure(); ++survival) {

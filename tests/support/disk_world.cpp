@@ -231,6 +231,9 @@ void disk_world::start_streaming() {
   settings.id = "stream";
   stream_options options;
   options.base_depth = 1 + draw(disk_->chain().depth());
+  if (options.base_depth < disk_->chain().depth()) {
+    options.backing_name = disk_->chain().at(options.base_depth)->model.source.path;
+  }
   job_ = std::make_unique<stream_job>(*disk_, settings, options);
   job_ended_ = false;
   boost::asio::co_spawn(io_, job_->run(), [this](std::exception_ptr thrown) {

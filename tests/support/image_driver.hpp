@@ -9,6 +9,7 @@
 #include "engine/base/error.hpp"
 #include "engine/base/range.hpp"
 #include "engine/base/task.hpp"
+#include "engine/base/zero_scan.hpp"
 #include "engine/block/image.hpp"
 
 #include <algorithm>
@@ -168,7 +169,21 @@ class image_driver {
     if (!behind) co_return behind.error();
     const std::size_t length = all.size() - head.size() - tail.size();
     std::memcpy(all.data() + (offset - reserved.guest.offset), data.data(), length);
-    co_return co_await image_.storage_at(reserved.storage_index).write(reserved.host_offset, all);
+    co_return co_await write_host(reserved, all);
+  }
+
+  /// Where the host reads as zero, zeros are left out, as the engine does.
+  task<result<void>> write_host(const allocation& reserved, std::span<const std::byte> all) {
+    storage& host = image_.storage_at(reserved.storage_index);
+    if (!reserved.host_is_zero) co_return co_await host.write(reserved.host_offset, all);
+    const std::vector<byte_range> runs = non_zero_runs(all, 512);
+    for (const byte_range run : runs) {
+      const auto part =
+          all.subspan(static_cast<std::size_t>(run.offset), static_cast<std::size_t>(run.length));
+      const result<void> wrote = co_await host.write(reserved.host_offset + run.offset, part);
+      if (!wrote) co_return wrote.error();
+    }
+    co_return result<void>{};
   }
 
   task<result<void>> write_zeros(byte_range range) {

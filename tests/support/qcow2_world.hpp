@@ -4,6 +4,7 @@
 // flush made durable, or anything that was there since.
 #pragma once
 
+#include "engine/base/endian.hpp"
 #include "engine/block/image.hpp"
 #include "engine/storage/simulated_storage.hpp"
 #include "formats/qcow2/qcow2.hpp"
@@ -26,11 +27,39 @@
 namespace weir::test {
 
 inline constexpr std::size_t world_sector = 512;
+/// A sector of bytes that belong to no write.
+inline constexpr std::uint64_t rubbish_tag = 0xdbdb'dbdb'dbdb'dbdb;
+
+/// Clears COPIED in a part of the active tables, which is allowed and makes every cluster concerned move when
+/// it is written, L2 tables included. Precondition: the image is closed and nothing is unsynced.
+inline void forget_copied(simulated_disk& disk, std::mt19937_64& random) {
+  constexpr std::uint64_t copied = std::uint64_t{1} << 63;
+  const auto number = [&](std::uint64_t at, std::size_t width) {
+    std::vector<std::byte> raw(8);
+    disk.visible().read(at, std::span(raw).last(width));
+    return load_big<std::uint64_t>(raw.data());
+  };
+  const auto forget = [&](std::uint64_t at) {
+    const std::uint64_t entry = number(at, 8);
+    if ((entry & copied) == 0 || random() % 2 == 0) return;
+    std::vector<std::byte> raw(8);
+    store_big(raw.data(), entry & ~copied);
+    disk.load(at, raw);
+  };
+  const std::uint64_t cluster_size = std::uint64_t{1} << number(20, 4);
+  const std::uint64_t l1 = number(40, 8);
+  for (std::uint64_t at = l1; at < l1 + number(36, 4) * 8; at += 8) {
+    const std::uint64_t table = number(at, 8) & ~copied;
+    for (std::uint64_t entry = table; table != 0 && entry < table + cluster_size; entry += 8) forget(entry);
+    forget(at);
+  }
+}
 
 struct qcow2_settings {
   std::uint64_t seed = 1;
   std::uint64_t largest_size = 96 * KiB;
   bool small_clusters = false;  ///< 512 bytes only: most metadata for the least data
+  bool widest_counts = false;   ///< 64 bits: the refcount table is full soonest
 };
 
 /// Bytes a test may expect, sector by sector.
@@ -115,6 +144,14 @@ class qcow2_world {
     return closed;
   }
 
+  /// A third of the worlds lose COPIED flags between their lives.
+  bool forgetful() const { return forgetful_; }
+  void forget_copied_sometimes() {
+    if (!forgetful_) return;
+    disk_.settle_all();
+    forget_copied(disk_, random_);
+  }
+
   /// Forgets the image as a crash does.
   void abandon() {
     driver_.reset();
@@ -187,14 +224,22 @@ class qcow2_world {
   /// Allocates, writes rubbish there and gives it back: nobody may see it.
   void abort_allocation(std::uint64_t first, std::uint64_t count) {
     const byte_range range{first * world_sector, count * world_sector};
+    bool was_zero = false;
     {
       const result<mapping> found = run(io_, image_->map(range, map_effort::locate));
       if (!found || (found->extent.kind == extent_kind::data && found->extent.in_place)) return;
+      was_zero = found->extent.kind == extent_kind::zero;
     }
     const result<allocation> reserved = run(io_, image_->allocate(range));
     if (!reserved) {
       expect_done(reserved.error(), "allocate");
       return;
+    }
+    // A cluster that was zeroed and kept may still be data on the disk until the next flush: what is written
+    // there is then seen after a power loss, like any write under way.
+    for (std::uint64_t at = reserved->guest.offset; was_zero && at < reserved->guest.end();
+         at += world_sector) {
+      oracle_.may_be(static_cast<std::size_t>(at / world_sector), rubbish_tag);
     }
     const std::vector<std::byte> rubbish(static_cast<std::size_t>(reserved->guest.length), std::byte{0xdb});
     const result<void> wrote = run(io_, image_->storage_at(0).write(reserved->host_offset, rubbish));
@@ -249,12 +294,15 @@ class qcow2_world {
     options_.options["compat"] = v2 ? "0.10" : "1.1";
     if (!v2) options_.options["refcount_bits"] = std::to_string(1U << draw(7));
     if (!v2 && draw(2) == 0) options_.options["lazy_refcounts"] = "on";
+    if (settings.widest_counts) options_.options["compat"] = "1.1";
+    if (settings.widest_counts) options_.options["refcount_bits"] = "64";
     size_ = (1 + draw(settings.largest_size / world_sector)) * world_sector;
     options_.virtual_size = size_;
     has_backing_ = draw(2) == 0;
     if (has_backing_) options_.backing = backing_reference{"base.raw", "raw", false};
     // Mostly the smallest cache there is, so that slices come and go.
     cache_bytes_ = draw(3) == 0 ? std::size_t{1} << 20 : 0;
+    forgetful_ = draw(3) == 0;
     description_ = "seed " + std::to_string(settings.seed) + ", size " + std::to_string(size_) +
                    (has_backing_ ? ", backing" : "");
     for (const auto& [key, value] : options_.options) description_ += ", " + key + "=" + value;
@@ -310,6 +358,7 @@ class qcow2_world {
   image_create_options options_;
   std::uint64_t size_ = 0;
   bool has_backing_ = false;
+  bool forgetful_ = false;
   std::size_t cache_bytes_ = 0;
   std::string description_;
   std::vector<std::byte> backing_;

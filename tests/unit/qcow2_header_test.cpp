@@ -136,7 +136,10 @@ TEST(qcow2_header, backing_names_are_bounded) {
   nul[load_big<std::uint64_t>(good.data() + 8) + 2] = std::byte{0};
   expect_refused(nul, errc::corrupt_image, "NUL");
   wanted.backing->name = std::string(5000, 'x');
-  EXPECT_FALSE(lay_out_header(wanted).has_value());
+  EXPECT_EQ(lay_out_header(wanted).error(), errc::out_of_range);
+  header smallest = plain_header(9);
+  smallest.backing = backing_reference{std::string(500, 'x'), "raw", false};
+  EXPECT_EQ(lay_out_header(smallest).error(), errc::name_too_long);
 }
 
 TEST(qcow2_header, short_files_are_refused) {

@@ -261,7 +261,7 @@ TEST_F(qed_image_test, set_backing_refuses_names_that_cannot_be_recorded) {
   create(10 * MiB);
   open();
   EXPECT_EQ(run(io_, image_->set_backing(backing_reference{std::string(1024, 'n'), "", false})).error(),
-            errno_code(ENOSPC));
+            errc::name_too_long);
   EXPECT_EQ(run(io_, image_->set_backing(backing_reference{"", "", false})).error(), errno_code(EINVAL));
   EXPECT_EQ(run(io_, image_->set_backing(backing_reference{std::string("a\0b", 3), "", false})).error(),
             errno_code(EINVAL));
