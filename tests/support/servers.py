@@ -187,7 +187,7 @@ class StorageDaemon(Server):
             top = index == len(layers) - 1
             node = {"driver": image_format, "node-name": "vda" if top else f"layer{index}", "read-only": not top,
                     "auto-read-only": False, "discard": "unmap",
-                    "file": {"driver": "file", "filename": path, "discard": "unmap", "aio": "threads"}}
+                    "file": {"driver": "file", "filename": path, "discard": "unmap", "aio": "io_uring"}}
             if index:
                 node["backing"] = f"layer{index - 1}"
             command += ["--blockdev", json.dumps(node)]
