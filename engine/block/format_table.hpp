@@ -18,6 +18,8 @@ struct image_open_options {
   bool writable = false;
   /// Upper bound of cached metadata, in bytes; the format may keep a small working minimum beyond it.
   std::size_t metadata_cache_bytes = std::size_t{32} << 20;
+  /// For encrypted images of the chain; null: they are refused.
+  std::shared_ptr<const std::string> passphrase = nullptr;
 };
 
 struct image_create_options {
