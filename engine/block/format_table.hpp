@@ -6,6 +6,7 @@
 #include "engine/block/image.hpp"
 #include "engine/storage/storage.hpp"
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -14,12 +15,19 @@
 
 namespace weir {
 
+/// Opens or makes the storage of an external data file under the name an image's header has or gets for it.
+/// Failures name that file.
+using data_file_opener =
+    std::function<task<outcome<std::unique_ptr<storage>>>(std::string name, bool writable)>;
+
 struct image_open_options {
   bool writable = false;
   /// Upper bound of cached metadata, in bytes; the format may keep a small working minimum beyond it.
   std::size_t metadata_cache_bytes = std::size_t{32} << 20;
   /// For encrypted images of the chain; null: they are refused.
   std::shared_ptr<const std::string> passphrase = nullptr;
+  /// Called for an image whose data lies in a file of its own. Empty: such images are refused.
+  data_file_opener open_data_file = {};
 };
 
 struct image_create_options {
@@ -27,6 +35,8 @@ struct image_create_options {
   std::optional<backing_reference> backing;
   /// The -o options (`cluster_size=64K`), values as typed. Unknown keys are refused by name.
   std::map<std::string, std::string> options;
+  /// Makes an empty data file for a format that is asked to keep its data there. Empty: that is refused.
+  data_file_opener create_data_file = {};
 };
 
 struct format_driver {

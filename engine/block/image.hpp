@@ -119,7 +119,7 @@ class image {
   virtual std::string_view format() const noexcept = 0;
   /// Guest-visible length in bytes.
   virtual std::uint64_t virtual_size() const noexcept = 0;
-  /// Unit of allocation in bytes (a cluster), a power of two; 1 where every byte is always allocated.
+  /// Unit of allocation in bytes (a cluster or subcluster), a power of two; 1 where every byte is always allocated.
   virtual std::uint64_t grain() const noexcept = 0;
   virtual bool writable() const noexcept = 0;
   /// True if zero() of whole grains is cheaper than writing zeros; false also where it is not_supported.
@@ -140,6 +140,9 @@ class image {
   std::optional<result<mapping>> try_map(byte_range range, map_effort effort);
 
   /// Reserves host space for a prefix of `range`, widened to whole grains. Nothing is visible before publish.
+  /// Where grains can only move together (subclusters of a cluster that is compressed or shared with a
+  /// snapshot), it is widened to all of them; changes of those wait inside the image until publish or release,
+  /// so the caller must not allocate again, nor wait for a buffer or a range, before that.
   /// Precondition: writable; map at range.offset is not in_place data.
   /// Errors: read_only, ENOSPC, not_supported (everything is always in place).
   task<result<allocation>> allocate(byte_range range);

@@ -4,12 +4,15 @@
 
 #include <cstdint>
 #include <optional>
+#include <string_view>
 #include <utility>
 
 namespace weir {
 namespace {
 
 namespace json = boost::json;
+
+constexpr std::string_view cluster_size_key = "cluster-size";
 
 /// Space taken by the image's files; none where a storage has no descriptor to ask.
 std::optional<std::uint64_t> allocated_bytes(const layer& described) {
@@ -25,9 +28,18 @@ std::optional<std::uint64_t> allocated_bytes(const layer& described) {
 json::object format_specific(const image& described) {
   json::object data;
   for (const image_fact& fact : described.facts()) {
+    if (fact.key == cluster_size_key) continue;
     std::visit([&](const auto& value) { data[fact.key] = value; }, fact.value);
   }
   return {{"type", described.format()}, {"data", std::move(data)}};
+}
+
+/// A cluster, where that is more than the unit of allocation; formats tell it as a fact.
+std::uint64_t cluster_size(const image& described) {
+  for (const image_fact& fact : described.facts()) {
+    if (fact.key == cluster_size_key) return std::get<std::uint64_t>(fact.value);
+  }
+  return described.grain();
 }
 
 /// Formats that can be dirty tell it as a fact.
@@ -45,7 +57,7 @@ json::object image_info(const layer& described, const layer* below) {
   json::object info{{"virtual-size", opened.virtual_size()},
                     {"filename", describe(described.model.source)},
                     {"format", opened.format()}};
-  if (opened.grain() > 1) info["cluster-size"] = opened.grain();
+  if (opened.grain() > 1) info["cluster-size"] = cluster_size(opened);
   if (const auto allocated = allocated_bytes(described)) info["actual-size"] = *allocated;
   if (opened.format() != "raw") info["format-specific"] = format_specific(opened);
   if (const auto& backing = opened.backing()) {

@@ -8,8 +8,11 @@
 
 namespace weir::qcow2 {
 
+/// Entry of an L1 or refcount table; L2 entries: geometry::l2_entry_bytes().
 inline constexpr std::uint64_t entry_bytes = 8;
 inline constexpr std::uint64_t sector_bytes = 512;
+/// Parts of a cluster with extended L2 entries: log2 of their number.
+inline constexpr unsigned subcluster_count_bits = 5;
 /// Bits 9-55 of every table entry: where a cluster lies.
 inline constexpr std::uint64_t offset_mask = 0x00ff'ffff'ffff'fe00;
 /// Limits of images.md section 1.
@@ -20,17 +23,28 @@ struct geometry {
   unsigned version = 3;
   unsigned cluster_bits = 16;
   unsigned refcount_order = 4;
+  bool extended_l2 = false;  ///< 16-byte L2 entries: 32 subclusters to a cluster
 
   constexpr std::uint64_t cluster_size() const noexcept { return std::uint64_t{1} << cluster_bits; }
-  /// Entries of one L2 table.
-  constexpr std::uint64_t table_entries() const noexcept { return cluster_size() / entry_bytes; }
+  /// What is allocated and copied as one: a subcluster, or a cluster where there are none.
+  constexpr unsigned grain_bits() const noexcept {
+    return extended_l2 ? cluster_bits - subcluster_count_bits : cluster_bits;
+  }
+  constexpr std::uint64_t grain_size() const noexcept { return std::uint64_t{1} << grain_bits(); }
+  constexpr std::uint64_t subcluster_count() const noexcept {
+    return extended_l2 ? std::uint64_t{1} << subcluster_count_bits : 1;
+  }
+  constexpr std::uint64_t l2_entry_bytes() const noexcept { return extended_l2 ? 16 : 8; }
+  /// Entries of one L2 table, as a power of two.
+  constexpr unsigned table_entries_bits() const noexcept { return cluster_bits - (extended_l2 ? 4 : 3); }
+  constexpr std::uint64_t table_entries() const noexcept { return std::uint64_t{1} << table_entries_bits(); }
   /// Guest bytes that one L2 table maps.
   constexpr std::uint64_t table_span() const noexcept { return table_entries() << cluster_bits; }
   /// Metadata is cached in slices: 4 KiB, or a cluster where that is smaller.
   constexpr std::uint64_t slice_size() const noexcept {
     return std::min<std::uint64_t>(4 * KiB, cluster_size());
   }
-  constexpr std::uint64_t slice_entries() const noexcept { return slice_size() / entry_bytes; }
+  constexpr std::uint64_t slice_entries() const noexcept { return slice_size() / l2_entry_bytes(); }
 
   constexpr std::uint64_t refcounts_in(std::uint64_t bytes) const noexcept {
     return bytes * 8 >> refcount_order;

@@ -15,6 +15,7 @@ constexpr std::uint64_t known_incompatible =
 constexpr std::uint64_t smallest_v3_header_length = 104;
 constexpr std::uint64_t compression_type_at = 104;
 constexpr std::uint64_t feature_entry_bytes = 48;
+constexpr unsigned smallest_extended_cluster_bits = 14;
 constexpr std::uint64_t largest_offset = std::uint64_t{1} << 56;
 constexpr std::uint32_t most_snapshots = 65536;
 constexpr std::uint64_t smallest_snapshot_bytes = 40;
@@ -139,8 +140,10 @@ outcome<void> parser::check_features() {
     return unsupported("unknown incompatible feature " + feature_name(bit) + " (bit " + std::to_string(bit) +
                        ")");
   }
-  if (header_.has(incompatible_bit::extended_l2)) {
-    return unsupported("extended L2 entries (subclusters) are not supported");
+  header_.shape.extended_l2 = header_.has(incompatible_bit::extended_l2);
+  if (header_.shape.extended_l2 && header_.shape.cluster_bits < smallest_extended_cluster_bits) {
+    return corrupt_value("cluster_bits", header_.shape.cluster_bits,
+                         "is below 14, too small for subclusters");
   }
   if (header_.has(incompatible_bit::data_file)) return unsupported("an external data file is not supported");
   return outcome<void>{};

@@ -36,9 +36,10 @@ struct image_tables {
     std::uint64_t index_in_slice;
   };
   place place_of(std::uint64_t cluster) const noexcept {
-    const std::uint64_t index = cluster % shape.table_entries();
-    return {cluster / shape.table_entries(), index / shape.slice_entries() * shape.slice_size(),
-            index % shape.slice_entries()};
+    const std::uint64_t index = cluster & (shape.table_entries() - 1);
+    const std::uint64_t index_in_slice = index & (shape.slice_entries() - 1);
+    return {cluster >> shape.table_entries_bits(), (index - index_in_slice) * shape.l2_entry_bytes(),
+            index_in_slice};
   }
 
   /// Offset of the L2 table of an L1 entry, 0 for none; empty where the entry contradicts the image.

@@ -31,6 +31,35 @@ l2_entry decode_l2_entry(std::uint64_t raw, const geometry& shape) noexcept {
       .kind = zero ? entry_kind::zero_allocated : entry_kind::data, .copied = copied, .host_offset = offset};
 }
 
+l2_entry decode_l2_entry(const raw_l2_entry& raw, const geometry& shape) noexcept {
+  if (!shape.extended_l2) return decode_l2_entry(raw.word, shape);
+  if ((raw.word & compressed_flag) != 0) {
+    return (raw.allocated | raw.zeroes) != 0 ? invalid_entry : decode_compressed(raw.word, shape);
+  }
+  const std::uint64_t offset = raw.word & offset_mask;
+  if ((raw.allocated & raw.zeroes) != 0) return invalid_entry;
+  if ((raw.word & ~(offset_mask | copied_flag)) != 0) return invalid_entry;
+  if (!is_aligned(offset, shape.cluster_size())) return invalid_entry;
+  if (offset == 0 && (raw.word != 0 || raw.allocated != 0)) return invalid_entry;
+  l2_entry made{.host_offset = offset, .allocated = raw.allocated, .zeroes = raw.zeroes};
+  made.copied = (raw.word & copied_flag) != 0;
+  if (offset == 0) {
+    made.kind = raw.zeroes == all_subclusters ? entry_kind::zero_plain : entry_kind::unallocated;
+  } else {
+    made.kind = raw.allocated != 0 ? entry_kind::data : entry_kind::zero_allocated;
+  }
+  return made;
+}
+
+entry_kind subcluster_kind(const l2_entry& entry, unsigned index) noexcept {
+  if (entry.kind == entry_kind::compressed) return entry_kind::compressed;
+  const std::uint32_t bit = std::uint32_t{1} << index;
+  if ((entry.allocated & bit) != 0) return entry_kind::data;
+  if ((entry.zeroes & bit) == 0) return entry_kind::unallocated;
+  const bool owns_cluster = entry.kind == entry_kind::data || entry.kind == entry_kind::zero_allocated;
+  return owns_cluster ? entry_kind::zero_allocated : entry_kind::zero_plain;
+}
+
 cluster_run referenced_clusters(const l2_entry& entry, const geometry& shape) noexcept {
   switch (entry.kind) {
     case entry_kind::zero_allocated:

@@ -25,7 +25,9 @@ class mapper {
 
   /// Extends `run` with entries of one slice or one absent table; false at the end of the run.
   bool extend(run& found, std::uint64_t last_cluster);
-  bool extend_absent(run& found, std::uint64_t last_cluster);
+  bool extend_absent(run& found, std::uint64_t last_unit);
+  bool extend_subclusters(run& found, std::uint64_t last_subcluster);
+  bool continues(const run& found, const l2_entry& next) const;
   bool start(run& found, std::uint64_t raw) const;
   std::uint64_t count_same(const run& found, const std::byte* entries, std::uint64_t most) const;
   void clip_to_host(run& found) const;

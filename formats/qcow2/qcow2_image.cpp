@@ -23,13 +23,14 @@ std::vector<image_fact> qcow2_image::facts() const {
   const bool is_v3 = tables_.shape.version >= 3;
   const std::string compression = head.compression == compression::zstd ? "zstd" : "zlib";
   std::vector<image_fact> made;
+  made.push_back({"cluster-size", tables_.shape.cluster_size()});
   made.push_back({"compat", std::string(is_v3 ? "1.1" : "0.10")});
   made.push_back({"compression-type", compression});
   if (is_v3) made.push_back({"lazy-refcounts", (head.compatible & lazy_refcounts_bit) != 0});
   made.push_back({"refcount-bits", std::uint64_t{1} << tables_.shape.refcount_order});
   if (is_v3) {
     made.push_back({"corrupt", head.has(incompatible_bit::corrupt)});
-    made.push_back({"extended-l2", false});
+    made.push_back({"extended-l2", tables_.shape.extended_l2});
   }
   return made;
 }

@@ -26,7 +26,7 @@ class qcow2_image final : public image {
 
   std::string_view format() const noexcept override { return "qcow2"; }
   std::uint64_t virtual_size() const noexcept override { return tables_.head.virtual_size; }
-  std::uint64_t grain() const noexcept override { return tables_.shape.cluster_size(); }
+  std::uint64_t grain() const noexcept override { return tables_.shape.grain_size(); }
   bool writable() const noexcept override { return writer_ != nullptr; }
   bool zeroes_fast() const noexcept override;
   const std::optional<backing_reference>& backing() const noexcept override { return tables_.head.backing; }

@@ -132,8 +132,8 @@ task<outcome<void>> rebuild::count_table(std::uint64_t table) {
   for (std::uint64_t done = 0; done < shape_.cluster_size(); done += slice.size()) {
     const result<void> got = co_await file_.read(table + done, slice);
     if (!got) co_return make_failure(got.error(), file_.location());
-    for (std::size_t at = 0; at < slice.size(); at += entry_bytes) {
-      const l2_entry entry = decode_l2_entry(load_big<std::uint64_t>(slice.data() + at), shape_);
+    for (std::size_t at = 0; at < slice.size(); at += shape_.l2_entry_bytes()) {
+      const l2_entry entry = decode_l2_entry(load_l2_entry(slice.data() + at, shape_), shape_);
       if (!count_entry(entry)) co_return refuse("an L2 entry is damaged or names a cluster in use");
     }
   }

@@ -166,7 +166,7 @@ refcounts::growth_plan refcounts::plan_growth(std::uint64_t cluster) const {
 
 task<result<refcounts::growth>> refcounts::grow_table(std::uint64_t cluster) {
   const growth_plan plan = plan_growth(cluster);
-  const std::uint64_t entries = plan.table_clusters * shape_.table_entries();
+  const std::uint64_t entries = (plan.table_clusters << shape_.cluster_bits) / entry_bytes;
   if (entries * entry_bytes > largest_refcount_table_bytes) co_return errno_code(EFBIG);
   const cluster_run taken{cluster, plan.table_clusters + plan.blocks};
   const result<void> sound = check_place(taken);

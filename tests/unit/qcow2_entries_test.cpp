@@ -35,6 +35,46 @@ TEST(qcow2_l2_entry, contradictions_are_invalid) {
   EXPECT_EQ(decode_l2_entry(compressed_flag | copied_flag | 0x50000, v3).kind, entry_kind::invalid);
 }
 
+constexpr geometry wide{.version = 3, .cluster_bits = 16, .refcount_order = 4, .extended_l2 = true};
+
+TEST(qcow2_extended_l2_entry, subclusters_are_told_apart) {
+  const l2_entry entry = decode_l2_entry(
+      raw_l2_entry{.word = copied_flag | 0x50000, .allocated = 0x1, .zeroes = 0x80000000}, wide);
+  EXPECT_EQ(entry.kind, entry_kind::data);
+  EXPECT_TRUE(entry.copied);
+  EXPECT_EQ(subcluster_kind(entry, 0), entry_kind::data);
+  EXPECT_EQ(subcluster_kind(entry, 1), entry_kind::unallocated);
+  EXPECT_EQ(subcluster_kind(entry, 31), entry_kind::zero_allocated);
+  const l2_entry bare = decode_l2_entry(raw_l2_entry{.zeroes = 2}, wide);
+  EXPECT_EQ(bare.kind, entry_kind::unallocated);
+  EXPECT_EQ(subcluster_kind(bare, 1), entry_kind::zero_plain);
+  EXPECT_EQ(decode_l2_entry(raw_l2_entry{.zeroes = all_subclusters}, wide).kind, entry_kind::zero_plain);
+  EXPECT_EQ(decode_l2_entry(raw_l2_entry{.word = 0x50000, .zeroes = 1}, wide).kind,
+            entry_kind::zero_allocated);
+}
+
+TEST(qcow2_extended_l2_entry, contradictions_are_invalid) {
+  const auto kind = [](std::uint64_t word, std::uint32_t allocated, std::uint32_t zeroes) {
+    return decode_l2_entry(raw_l2_entry{.word = word, .allocated = allocated, .zeroes = zeroes}, wide).kind;
+  };
+  EXPECT_EQ(kind(0x50000, 4, 4), entry_kind::invalid) << "allocated and zero";
+  EXPECT_EQ(kind(0, 4, 0), entry_kind::invalid) << "allocated without an offset";
+  EXPECT_EQ(kind(copied_flag, 0, 0), entry_kind::invalid) << "the header cluster";
+  EXPECT_EQ(kind(0x50001, 1, 0), entry_kind::invalid) << "the zero flag of narrow entries";
+  EXPECT_EQ(kind(0x50200, 1, 0), entry_kind::invalid) << "unaligned";
+  EXPECT_EQ(kind(compressed_flag | 0x50000, 0, 1), entry_kind::invalid) << "compressed with a bitmap";
+  EXPECT_EQ(kind(compressed_flag | 0x50000, 0, 0), entry_kind::compressed);
+}
+
+TEST(qcow2_extended_l2_entry, is_stored_as_the_format_says) {
+  std::array<std::byte, 16> bytes{};
+  const raw_l2_entry entry{.word = copied_flag | 0x50000, .allocated = 0x01020304, .zeroes = 0xf0000000};
+  store_l2_entry(bytes.data(), entry, wide);
+  EXPECT_EQ(load_l2_entry(bytes.data(), wide), entry);
+  // One 64-bit word: allocated in bits 0-31, zero in bits 32-63.
+  EXPECT_EQ(load_big<std::uint64_t>(bytes.data() + 8), 0xf000000001020304U);
+}
+
 // images.md section 2: where the sector count begins, by cluster size.
 TEST(qcow2_l2_entry, compressed_entries_of_every_cluster_size) {
   for (unsigned bits = 9; bits <= 21; ++bits) {

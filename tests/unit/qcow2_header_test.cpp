@@ -105,7 +105,7 @@ TEST(qcow2_header, hostile_fields_are_refused_by_name) {
 TEST(qcow2_header, features_are_refused_by_their_names) {
   const bytes good = laid_out(plain_header(12));
   expect_refused(with<std::uint64_t>(good, 72, 4), errc::unsupported_feature, "data file");
-  expect_refused(with<std::uint64_t>(good, 72, 16), errc::unsupported_feature, "extended L2");
+  expect_refused(with<std::uint64_t>(good, 72, 16), errc::corrupt_image, "subclusters");
   expect_refused(with<std::uint64_t>(good, 72, std::uint64_t{1} << 40), errc::unsupported_feature, "bit 40");
   // The feature table names bits: rename the first entry's bit to 40.
   bytes named = with<std::uint64_t>(good, 72, std::uint64_t{1} << 40);
