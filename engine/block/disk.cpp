@@ -11,6 +11,8 @@ namespace weir {
 namespace {
 
 constexpr std::size_t zero_block_bytes = 256 * KiB;
+/// Of the formats whose grains may be parts of a cluster.
+constexpr std::uint64_t largest_cluster_bytes = 2 * MiB;
 
 std::span<const std::byte> zero_block() {
   static constexpr std::array<std::byte, zero_block_bytes> zeros{};
@@ -199,14 +201,28 @@ task<result<void>> disk::zero_edge(byte_range range) {
   co_return result<void>{};
 }
 
+/// Whole grains. What the image cannot make zero is written; that may be so only of a part of a compressed
+/// cluster at an edge, so the middle gets a second chance.
+task<result<void>> disk::zero_grains(byte_range range, zero_mode mode) {
+  const result<void> done = co_await active().zero(range, mode);
+  if (done || done.error() != errc::not_supported) co_return done;
+  const byte_range middle = align_inward(range, largest_cluster_bytes);
+  if (middle.empty() || middle == range) co_return co_await write_zeros_held(range);
+  for (const byte_range edge :
+       {range_between(range.offset, middle.offset), range_between(middle.end(), range.end())}) {
+    const result<void> wrote = co_await write_zeros_held(edge);
+    if (!wrote) co_return wrote;
+  }
+  co_return co_await zero_grains(middle, mode);
+}
+
 task<result<void>> disk::zero_held(byte_range range, zero_mode mode) {
   const byte_range inner = grains_inside(range);
   if (range.empty()) co_return result<void>{};
   if (inner.empty() || !range.contains(inner)) co_return co_await zero_edge(range);
   result<void> done = co_await zero_edge(range_between(range.offset, inner.offset));
   if (!done) co_return done;
-  done = co_await active().zero(inner, mode);
-  if (!done && done.error() == errc::not_supported) done = co_await write_zeros_held(inner);
+  done = co_await zero_grains(inner, mode);
   if (!done) co_return done;
   co_return co_await zero_edge(range_between(inner.end(), range.end()));
 }
@@ -329,7 +345,7 @@ task<result<void>> disk::store_held(byte_range range, std::span<const std::byte>
     const result<void> done = co_await zero_held(range_between(done_to, range.end()), zero_mode::may_punch);
     if (!done) co_return done;
   }
-  co_return co_await place_runs(resources_, active(), std::move(runs));
+  co_return co_await place_runs(writing(), std::move(runs));
 }
 
 task<result<void>> disk::store(byte_range range, std::span<const std::byte> data,

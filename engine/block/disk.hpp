@@ -138,6 +138,7 @@ class disk {
   task<result<void>> write_held(byte_range range, std::span<const std::byte> data);
   task<result<void>> store_held(byte_range range, std::span<const std::byte> data,
                                 std::span<const byte_range> non_zero, bool rest_is_zero);
+  task<result<void>> zero_grains(byte_range range, zero_mode mode);
   task<result<void>> zero_held(byte_range range, zero_mode mode);
   task<result<void>> zero_edge(byte_range range);
   task<result<void>> write_zeros_held(byte_range range);

@@ -16,6 +16,12 @@ constexpr std::uint64_t fill_piece_bytes = 1 * MiB;
 /// Up to here head, data and tail go out as one write from one buffer.
 constexpr std::uint64_t joined_write_bytes = 256 * KiB;
 
+/// Grains beyond those asked for move along: until they are published, others may wait for them who have a
+/// buffer of the pool, so what they need must not come from there.
+bool moves_others(const image& into, const allocation& where) {
+  return where.head.length >= into.grain() || where.tail.length >= into.grain();
+}
+
 /// Where one piece of a run goes: an extent in place, pinned, or a new allocation.
 struct target_piece {
   std::optional<allocation> reserved;
@@ -23,6 +29,7 @@ struct target_piece {
   std::uint8_t storage_index;
   std::uint64_t host_offset;
   std::span<const std::byte> data;
+  bool written = false;
 };
 
 task<void> release_all(image& into, std::span<const target_piece> pieces) {
@@ -32,7 +39,35 @@ task<void> release_all(image& into, std::span<const target_piece> pieces) {
   }
 }
 
-task<result<target_piece>> find_or_reserve(image& into, placed_run run) {
+/// Data, head and tail of grains that move; neither edge is longer than a cluster.
+task<result<void>> write_moved(write_context context, const allocation& where,
+                               std::span<const std::byte> data) {
+  storage& target = context.layers.active().image->storage_at(where.storage_index);
+  for (const byte_range edge : {where.head, where.tail}) {
+    if (edge.empty()) continue;
+    std::vector<std::byte> bytes(edge.length);
+    result<void> done = co_await read_chain(context.resources, context.layers, edge, bytes, {});
+    const std::uint64_t host = where.host_offset + (edge.offset - where.guest.offset);
+    if (done) done = co_await target.write(host, bytes);
+    if (!done) co_return done;
+  }
+  co_return co_await target.write(where.host_offset + where.head.length, data);
+}
+
+/// Writes and publishes at once what an allocation moves; see image::allocate.
+task<result<std::uint64_t>> place_moved(write_context context, const allocation& where,
+                                        std::span<const std::byte> data) {
+  image& into = *context.layers.active().image;
+  const auto part = data.first(where.guest.length - where.head.length - where.tail.length);
+  result<void> done = co_await write_moved(context, where, part);
+  if (done) done = co_await into.publish(where);
+  if (done) co_return part.size();
+  static_cast<void>(co_await into.release(where));
+  co_return done.error();
+}
+
+task<result<target_piece>> find_or_reserve(write_context context, placed_run run) {
+  image& into = *context.layers.active().image;
   std::optional<result<mapping>> found = into.try_map(run.guest, map_effort::locate);
   if (!found) {
     result<mapping> mapped = co_await into.map(run.guest, map_effort::locate);
@@ -47,16 +82,22 @@ task<result<target_piece>> find_or_reserve(image& into, placed_run run) {
   const byte_range wanted{run.guest.offset, here.length};
   const result<allocation> where = co_await into.allocate(wanted);
   if (!where) co_return where.error();
+  if (moves_others(into, *where)) {
+    const result<std::uint64_t> placed = co_await place_moved(context, *where, run.data);
+    if (!placed) co_return placed.error();
+    co_return target_piece{std::nullopt, {}, 0, 0, run.data.first(*placed), true};
+  }
   assert(where->head.empty() && where->tail.empty() && where->guest.length <= run.data.size());
   co_return target_piece{
       *where, {}, where->storage_index, where->host_offset, run.data.first(where->guest.length)};
 }
 
-task<result<std::vector<target_piece>>> reserve(image& into, std::vector<placed_run> runs) {
+task<result<std::vector<target_piece>>> reserve(write_context context, std::vector<placed_run> runs) {
+  image& into = *context.layers.active().image;
   std::vector<target_piece> pieces;
   for (placed_run& run : runs) {
     while (!run.guest.empty()) {
-      result<target_piece> piece = co_await find_or_reserve(into, run);
+      result<target_piece> piece = co_await find_or_reserve(context, run);
       if (!piece) {
         co_await release_all(into, pieces);
         co_return piece.error();
@@ -79,6 +120,7 @@ task<result<void>> write_pieces(engine_resources resources, image& into,
   };
   std::vector<write_by_descriptor> writes;
   for (const target_piece& each : pieces) {
+    if (each.written) continue;
     storage& target = into.storage_at(each.storage_index);
     const std::optional<int> descriptor = target.descriptor();
     if (descriptor && target.capabilities().writable) {
@@ -98,6 +140,7 @@ task<result<void>> write_pieces(engine_resources resources, image& into,
   };
   const result<void> done = co_await resources.workers.run(std::move(write_all));
   for (const target_piece& each : pieces) {
+    if (each.written) continue;
     into.storage_at(each.storage_index).note_descriptor_write({each.host_offset, each.data.size()});
   }
   co_return done;
@@ -146,6 +189,8 @@ task<result<void>> write_joined(write_context context, const allocation& where,
 
 task<result<void>> write_parts(write_context context, const allocation& where,
                                std::span<const std::byte> data) {
+  if (moves_others(*context.layers.active().image, where))
+    co_return co_await write_moved(context, where, data);
   const bool whole = where.head.empty() && where.tail.empty();
   if (!whole && where.guest.length <= joined_write_bytes)
     co_return co_await write_joined(context, where, data);
@@ -159,10 +204,11 @@ task<result<void>> write_parts(write_context context, const allocation& where,
 
 }  // namespace
 
-task<result<void>> place_runs(engine_resources resources, image& into, std::vector<placed_run> runs) {
-  result<std::vector<target_piece>> pieces = co_await reserve(into, std::move(runs));
+task<result<void>> place_runs(write_context context, std::vector<placed_run> runs) {
+  image& into = *context.layers.active().image;
+  result<std::vector<target_piece>> pieces = co_await reserve(context, std::move(runs));
   if (!pieces) co_return pieces.error();
-  const result<void> written = co_await write_pieces(resources, into, *pieces);
+  const result<void> written = co_await write_pieces(context.resources, into, *pieces);
   if (!written) {
     co_await release_all(into, *pieces);
     co_return written;

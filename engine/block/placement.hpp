@@ -24,11 +24,6 @@ struct placed_run {
   std::span<const std::byte> data;
 };
 
-/// Second half of a copy: finds or allocates the place of every run, writes them on a worker where the
-/// storage has a descriptor, and publishes the new ones. Precondition: each run is whole grains of `into` and
-/// held in flight. On an error nothing unpublished is kept; runs published before stay.
-task<result<void>> place_runs(engine_resources resources, image& into, std::vector<placed_run> runs);
-
 /// What a guest write outside in-place extents needs besides the disk's resources.
 struct write_context {
   engine_resources resources;
@@ -37,6 +32,11 @@ struct write_context {
   /// buffer, so that waiting for one always ends; payload buffers of requests come from resources.buffers.
   buffer_pool& fill_buffers;
 };
+
+/// Second half of a copy: finds or allocates the place of every run in the active layer, writes them on a
+/// worker where the storage has a descriptor, and publishes the new ones. Precondition: each run is whole grains
+/// and held in flight. On an error nothing unpublished is kept; runs published before stay.
+task<result<void>> place_runs(write_context context, std::vector<placed_run> runs);
 
 /// Writes a prefix of `data` at `offset` into newly allocated grains, which keep their content around it.
 /// Returns the number of bytes written. Precondition: the grains `data` touches are held in flight.

@@ -96,7 +96,7 @@ task<result<void>> population::copy_piece(byte_range range, populated& tally) {
   }
   const result<void> marked = co_await mark_zero(range_between(done_to, range.end()), tally);
   if (!marked) co_return marked;
-  co_return co_await place_runs(context_.resources, active(), std::move(runs));
+  co_return co_await place_runs(context_, std::move(runs));
 }
 
 task<result<void>> population::copy(byte_range range, populated& tally) {
@@ -122,7 +122,7 @@ task<result<void>> population::write_zeros(byte_range range) {
   while (!range.empty()) {
     const byte_range piece{range.offset, std::min(range.length, step)};
     std::vector<placed_run> runs{{piece, std::span(zeros).first(piece.length)}};
-    const result<void> placed = co_await place_runs(context_.resources, active(), std::move(runs));
+    const result<void> placed = co_await place_runs(context_, std::move(runs));
     if (!placed) co_return placed;
     range = range_between(piece.end(), range.end());
   }

@@ -78,6 +78,13 @@ outcome<void> set_compression_type(header& into, std::string_view key, std::stri
   return outcome<void>{};
 }
 
+outcome<void> set_extended_l2(header& into, std::string_view key, std::string_view value) {
+  const auto on = parse_switch(value);
+  if (!on) return refuse(key, value, "must be on or off");
+  into.shape.extended_l2 = *on;
+  return outcome<void>{};
+}
+
 outcome<void> require_off(header&, std::string_view key, std::string_view value) {
   if (parse_switch(value) != std::optional<bool>(false))
     return refuse(key, value, "is not supported, only off is");
@@ -95,7 +102,7 @@ constexpr std::array<known_option, 7> known_options{{{"compat", &set_compat},
                                                      {"lazy_refcounts", &set_lazy_refcounts},
                                                      {"compression_type", &set_compression_type},
                                                      {"preallocation", &require_off},
-                                                     {"extended_l2", &require_off}}};
+                                                     {"extended_l2", &set_extended_l2}}};
 
 outcome<void> set_option(header& into, std::string_view key, std::string_view value) {
   for (const known_option& each : known_options) {
@@ -109,6 +116,7 @@ outcome<void> check_version(const header& made) {
   if (made.shape.refcount_order != 4) return refuse("refcount_bits", "", "needs compat=1.1 unless it is 16");
   if (made.compatible != 0) return refuse("lazy_refcounts", "on", "needs compat=1.1");
   if (made.incompatible != 0) return refuse("compression_type", "zstd", "needs compat=1.1");
+  if (made.shape.extended_l2) return refuse("extended_l2", "on", "needs compat=1.1");
   return outcome<void>{};
 }
 
@@ -122,6 +130,10 @@ outcome<header> parse_create_options(const image_create_options& options) {
   }
   const outcome<void> consistent = check_version(made);
   if (!consistent) return consistent.error();
+  if (made.shape.extended_l2 && made.shape.cluster_bits < smallest_extended_cluster_bits) {
+    return refuse("extended_l2", "on", "needs a cluster_size of at least 16K");
+  }
+  if (made.shape.extended_l2) made.incompatible |= incompatible_bit::extended_l2;
   const auto size = checked_align_up(options.virtual_size, sector_bytes);
   const std::uint64_t highest = (largest_l1_bytes / entry_bytes) * made.shape.table_span();
   if (!size || *size > std::min(highest, (std::uint64_t{1} << 63) - sector_bytes)) {

@@ -13,6 +13,7 @@ inline constexpr std::uint64_t entry_bytes = 8;
 inline constexpr std::uint64_t sector_bytes = 512;
 /// Parts of a cluster with extended L2 entries: log2 of their number.
 inline constexpr unsigned subcluster_count_bits = 5;
+inline constexpr unsigned smallest_extended_cluster_bits = 14;
 /// Bits 9-55 of every table entry: where a cluster lies.
 inline constexpr std::uint64_t offset_mask = 0x00ff'ffff'ffff'fe00;
 /// Limits of images.md section 1.

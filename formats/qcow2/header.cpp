@@ -15,7 +15,6 @@ constexpr std::uint64_t known_incompatible =
 constexpr std::uint64_t smallest_v3_header_length = 104;
 constexpr std::uint64_t compression_type_at = 104;
 constexpr std::uint64_t feature_entry_bytes = 48;
-constexpr unsigned smallest_extended_cluster_bits = 14;
 constexpr std::uint64_t largest_offset = std::uint64_t{1} << 56;
 constexpr std::uint32_t most_snapshots = 65536;
 constexpr std::uint64_t smallest_snapshot_bytes = 40;

@@ -34,10 +34,6 @@ outcome<void> check_writable(const header& head, storage& from) {
     return make_failure(errc::corrupt_image, from.location(),
                         "marked corrupt: it can only be read until qemu-img check -r all has repaired it");
   }
-  if (head.shape.extended_l2) {
-    return make_failure(errc::unsupported_feature, from.location(),
-                        "images with extended L2 entries (subclusters) are only opened read-only");
-  }
   return outcome<void>{};
 }
 

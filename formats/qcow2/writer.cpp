@@ -9,15 +9,7 @@
 namespace weir::qcow2 {
 namespace {
 
-// allocation::token: whether the host clusters were reserved, or belonged to the entries already.
-constexpr std::uint64_t reserved_token = 1;
-constexpr std::uint64_t reused_token = 2;
-
 constexpr std::size_t table_copy_bytes = 256 * KiB;
-
-std::uint64_t entry_at(const std::byte* slice, std::uint64_t index) {
-  return load_big<std::uint64_t>(slice + index * entry_bytes);
-}
 
 }  // namespace
 
@@ -27,7 +19,8 @@ writer::writer(executor context, image_tables& tables, pin_ledger& pins, std::si
       counts_(context, tables, refcount_cache_bytes),
       clusters_(tables, counts_, pins),
       flusher_(context, tables, counts_, clusters_),
-      allocation_(context) {}
+      allocation_(context),
+      claims_(context) {}
 
 /// Entries of `range` that lie in the slice of its first cluster.
 writer::placed_slice writer::locate(std::uint64_t table, byte_range range) const noexcept {
@@ -111,10 +104,9 @@ task<result<void>> writer::fill_table(std::uint64_t new_table, std::uint64_t old
 /// loss may show what is written there before it is published: as for any write in place, either the old
 /// bytes or those under way.
 result<writer::need> writer::survey(const placed_slice& at) const {
-  const std::byte* slice = const_cast<slice_cache&>(tables_.l2).find(at.offset);
   need found;
   for (std::uint64_t index = 0; index < at.count; ++index) {
-    const l2_entry entry = decode_l2_entry(entry_at(slice, at.index + index), shape_);
+    const l2_entry entry = entry_at(at, index);
     if (!tables_.is_sound(entry)) {
       if (index == 0) return errc::corrupt_image;
       break;
@@ -147,7 +139,12 @@ allocation writer::describe(byte_range range, const need& wanted, std::uint64_t 
 task<result<allocation>> writer::allocate(byte_range range) {
   const result<void> relieved = co_await relieve();
   if (!relieved) co_return relieved.error();
-  const async_lock::guard lock = co_await allocation_.acquire();
+  async_lock::guard lock = co_await allocation_.acquire();
+  while (claims_.is_moving(shape_.cluster_of(range.offset))) {
+    lock.release();
+    co_await claims_.wait_for_move();
+    lock = co_await allocation_.acquire();
+  }
   if (found_corrupt_) co_return errc::corrupt_image;
   const std::uint64_t l1_index = tables_.place_of(shape_.cluster_of(range.offset)).l1_index;
   const result<std::uint64_t> table = co_await writable_table(l1_index);
@@ -155,6 +152,7 @@ task<result<allocation>> writer::allocate(byte_range range) {
   const placed_slice at = locate(*table, range);
   const result<void> there = co_await fetch(at.offset);
   if (!there) co_return there.error();
+  if (shape_.extended_l2) co_return co_await allocate_subclusters(range, at);
   result<need> wanted = survey(at);
   if (!wanted) co_return wanted.error();
   if (wanted->reuse_offset != 0) co_return describe(range, *wanted, wanted->reuse_offset);
@@ -177,8 +175,19 @@ task<result<void>> writer::reach(std::uint64_t host_end) {
   co_return co_await tables_.file.write(host_end - 1, last_byte);
 }
 
+/// What lies behind the end of the disk in its last grain reads as zero when the disk grows.
+task<result<void>> writer::pad_end(const allocation& reserved) {
+  const byte_range grains = align_outward(reserved.guest, shape_.grain_size());
+  const std::uint64_t past_the_end = grains.end() - reserved.guest.end();
+  if (past_the_end == 0 || reserved.host_is_zero) co_return result<void>{};
+  byte_range host{reserved.host_offset + reserved.guest.length, past_the_end};
+  if (!tables_.file.capabilities().can_grow) host = intersection(host, {0, tables_.file.size()});
+  co_return co_await write_zeros(tables_.file, host);
+}
+
 task<result<void>> writer::publish(const allocation& reserved) {
-  const result<void> reached = co_await reach(reserved.host_offset + reserved.guest.length);
+  result<void> reached = co_await pad_end(reserved);
+  if (reached) reached = co_await reach(reserved.host_offset + reserved.guest.length);
   if (!reached) co_return reached.error();
   const std::uint64_t l1_index = tables_.place_of(shape_.cluster_of(reserved.guest.offset)).l1_index;
   const auto table = tables_.l2_table(l1_index);
@@ -186,26 +195,33 @@ task<result<void>> writer::publish(const allocation& reserved) {
   const placed_slice at = locate(*table, reserved.guest);
   const result<void> there = co_await fetch(at.offset);
   if (!there) co_return there.error();
-  std::byte* entries = tables_.l2.find_for_change(at.offset) + at.index * entry_bytes;
+  std::byte* entry = tables_.l2.find_for_change(at.offset) + at.index * shape_.l2_entry_bytes();
+  const std::uint64_t first = shape_.cluster_of(reserved.guest.offset);
+  const std::uint64_t host = align_down(reserved.host_offset, shape_.cluster_size());
   for (std::uint64_t index = 0; index < at.count; ++index) {
-    std::byte* entry = entries + index * entry_bytes;
-    const std::uint64_t raw = encode_data_entry(reserved.host_offset + shape_.offset_of(index));
-    drop_what(decode_l2_entry(load_big<std::uint64_t>(entry), shape_), raw);
-    store_big(entry, raw);
+    const raw_l2_entry old = load_l2_entry(entry, shape_);
+    const std::uint32_t mask = touched_mask(reserved.guest, first + index, shape_);
+    const raw_l2_entry now = published_entry(old, mask, host + shape_.offset_of(index), shape_);
+    drop_what(old, now);
+    store_l2_entry(entry, now, shape_);
+    entry += shape_.l2_entry_bytes();
+    if (shape_.extended_l2) claims_.end(first + index, true);
   }
   co_return result<void>{};
 }
 
 /// Drops the references of an entry that is about to be replaced, unless the new one names the same cluster.
-void writer::drop_what(const l2_entry& entry, std::uint64_t new_raw) {
+void writer::drop_what(const raw_l2_entry& old, const raw_l2_entry& now) {
+  const l2_entry entry = decode_l2_entry(old, shape_);
   const bool same_cluster =
-      entry.kind != entry_kind::compressed && entry.host_offset == (new_raw & offset_mask);
+      entry.kind != entry_kind::compressed && entry.host_offset == (now.word & offset_mask);
   if (!same_cluster && tables_.is_sound(entry)) clusters_.drop(referenced_clusters(entry, shape_));
 }
 
 task<result<void>> writer::release(const allocation& reserved) {
-  if (reserved.token == reused_token) co_return result<void>{};
+  if (reserved.token == reused_token && !shape_.extended_l2) co_return result<void>{};
   const async_lock::guard lock = co_await allocation_.acquire();
+  if (shape_.extended_l2) co_return co_await release_subclusters(reserved);
   const cluster_run run{shape_.cluster_of(reserved.host_offset), shape_.clusters_for(reserved.guest.length)};
   co_return co_await clusters_.give_back(run);
 }

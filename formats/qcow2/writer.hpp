@@ -4,7 +4,8 @@
 // - The allocation lock is held wherever counts change or an L2 table comes into being (allocate, release,
 //   collecting dropped clusters). A flush pass never takes it.
 // - L2 entries change without a lock: the caller keeps a grain exclusive, and an entry is read and written
-//   between two suspensions.
+//   between two suspensions. Where a grain is only a part of what the entry describes, claims
+//   (formats/qcow2/cluster_claims.hpp) tell who else is at work on it.
 // Once an L1 entry is marked COPIED its table stays where it is, so a place found before a suspension is
 // still the place afterwards.
 //
@@ -17,9 +18,11 @@
 #include "engine/block/image.hpp"
 #include "formats/qcow2/allocator.hpp"
 #include "formats/qcow2/async_lock.hpp"
+#include "formats/qcow2/cluster_claims.hpp"
 #include "formats/qcow2/flusher.hpp"
 #include "formats/qcow2/image_tables.hpp"
 #include "formats/qcow2/refcounts.hpp"
+#include "formats/qcow2/subclusters.hpp"
 
 #include <cstdint>
 #include <optional>
@@ -47,7 +50,9 @@ class writer {
   refcounts& counts() noexcept { return counts_; }
 
  private:
-  enum class change : std::uint8_t { zero_and_free, zero_and_keep, discard };
+  // allocation::token: whether the host clusters were reserved, or belonged to the entries already.
+  static constexpr std::uint64_t reserved_token = 1;
+  static constexpr std::uint64_t reused_token = 2;
   struct placed_slice {
     std::uint64_t offset;  // of the L2 slice
     std::uint64_t index;   // of the first entry
@@ -55,7 +60,8 @@ class writer {
   };
   struct need {
     std::uint64_t count = 0;         // clusters
-    std::uint64_t reuse_offset = 0;  // host clusters the entries own already; 0: none
+    std::uint64_t reuse_offset = 0;  // host clusters the entries or claims own already; 0: none
+    std::uint64_t guest_end = 0;     // with subclusters: how far of the request this goes
   };
 
   placed_slice locate(std::uint64_t table, byte_range range) const noexcept;
@@ -64,11 +70,21 @@ class writer {
   result<need> survey(const placed_slice& at) const;
   allocation describe(byte_range range, const need& wanted, std::uint64_t host_offset) const noexcept;
   task<result<void>> reach(std::uint64_t host_end);
-  task<result<void>> change_entries(byte_range range, change what);
-  task<result<std::uint64_t>> change_slice(byte_range range, change what);
-  std::uint64_t changed_entry(std::uint64_t raw, change what) const noexcept;
-  result<bool> needs_change(const std::byte* entries, std::uint64_t count, change what) const;
-  void drop_what(const l2_entry& entry, std::uint64_t new_raw);
+  l2_entry entry_at(const placed_slice& at, std::uint64_t index) const;
+  result<need> survey_subclusters(const placed_slice& at, byte_range range) const;
+  allocation describe_subclusters(byte_range range, const placed_slice& at, const need& wanted,
+                                  std::uint64_t host_offset) const;
+  void claim_parts(const allocation& made, const placed_slice& at, bool reserved);
+  task<result<allocation>> allocate_subclusters(byte_range range, placed_slice at);
+  task<result<void>> release_subclusters(allocation reserved);
+  task<result<void>> pad_end(const allocation& reserved);
+  task<result<void>> change_entries(byte_range range, entry_change what);
+  task<result<std::uint64_t>> change_slice(byte_range range, entry_change what);
+  raw_l2_entry changed(const raw_l2_entry& raw, byte_range range, std::uint64_t cluster,
+                       entry_change what) const noexcept;
+  result<bool> needs_change(const placed_slice& at, byte_range range, entry_change what) const;
+  bool is_moving(byte_range range, std::uint64_t clusters) const noexcept;
+  void drop_what(const raw_l2_entry& old, const raw_l2_entry& now);
   task<result<void>> fetch(std::uint64_t slice);
   task<result<void>> relieve();
   task<result<void>> note(error_code code);
@@ -79,6 +95,7 @@ class writer {
   allocator clusters_;
   flusher flusher_;
   async_lock allocation_;
+  cluster_claims claims_;
   bool found_corrupt_ = false;
 };
 

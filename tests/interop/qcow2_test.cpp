@@ -198,8 +198,8 @@ TEST_F(qcow2_interop, reads_compressed_clusters) {
 
 TEST_F(qcow2_interop, overwrites_compressed_clusters) {
   const std::string raw = directory_ / "content";
-  for (const char* options :
-       {"cluster_size=512", "cluster_size=4k", "cluster_size=64k,compression_type=zstd"}) {
+  for (const char* options : {"cluster_size=512", "cluster_size=4k", "cluster_size=64k,compression_type=zstd",
+                              "cluster_size=64k,extended_l2=on"}) {
     SCOPED_TRACE(options);
     bytes model = mixed_content(2 * MiB, 11);
     write_file(raw, model);
@@ -220,7 +220,7 @@ TEST_F(qcow2_interop, overwrites_compressed_clusters) {
 }
 
 TEST_F(qcow2_interop, qemu_reads_what_we_create_and_write) {
-  for (const geometry_case& each : geometries) {
+  for (const geometry_case& each : all_geometries()) {
     SCOPED_TRACE(each.options);
     image_create_options options;
     options.virtual_size = 9437696;
@@ -257,7 +257,8 @@ TEST_F(qcow2_interop, qemu_reads_what_we_create_and_write) {
 }
 
 TEST_F(qcow2_interop, leaves_internal_snapshots_alone) {
-  for (const char* options : {"cluster_size=512", "cluster_size=4k", "cluster_size=64k", "compat=0.10"}) {
+  for (const char* options : {"cluster_size=512", "cluster_size=4k", "cluster_size=64k", "compat=0.10",
+                              "cluster_size=16k,extended_l2=on"}) {
     SCOPED_TRACE(options);
     const std::string path = directory_ / "snapshots.qcow2";
     must_run("qemu-img create -f qcow2 -o " + std::string(options) + " " + path + " 4M");

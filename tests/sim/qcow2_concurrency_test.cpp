@@ -34,13 +34,19 @@ class concurrent_world {
       : random_(seed), clock_(io_.get_executor()), disk_(0, power_) {
     options_.options["cluster_size"] = std::to_string(512U << draw(4));
     grain_ = std::strtoull(options_.options["cluster_size"].c_str(), nullptr, 10);
-    if (draw(4) == 0)
+    const bool subclusters = draw(3) == 0;
+    if (subclusters) {
+      options_.options["cluster_size"] = "16384";
+      options_.options["extended_l2"] = "on";
+      grain_ = 512;
+    }
+    if (draw(4) == 0 && !subclusters)
       options_.options["compat"] = "0.10";
     else
       options_.options["refcount_bits"] = std::to_string(1U << draw(7));
     region_ = grain_ * (4 + draw(40));
     options_.virtual_size = region_ * writers;
-    description_ = "WEIR_SEED=" + std::to_string(seed) + " cluster_size " + std::to_string(grain_);
+    description_ = "WEIR_SEED=" + std::to_string(seed) + " grain " + std::to_string(grain_);
     history_.resize(static_cast<std::size_t>(options_.virtual_size / world_sector), {{0}, 0, 0});
     simulated_storage into(disk_);
     const outcome<void> created = run_simulation(io_, clock_, qcow2_driver().create(into, options_));

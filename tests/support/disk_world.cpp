@@ -71,6 +71,10 @@ void disk_world::add_layer(std::size_t index) {
     options.options["cluster_size"] = std::to_string(sector << draw(4));
     options.options["compat"] = draw(5) == 0 ? "0.10" : "1.1";
     if (options.options["compat"] == "1.1") options.options["refcount_bits"] = std::to_string(1 << draw(7));
+    if (options.options["compat"] == "1.1" && draw(3) == 0) {
+      options.options["cluster_size"] = "16384";
+      options.options["extended_l2"] = "on";
+    }
   }
   if (format == "qed") {
     options.options["cluster_size"] = "4096";

@@ -25,6 +25,8 @@ class checker {
     bits_ = number(20, 4);
     size_ = u64{1} << bits_;
     order_ = version_ == 2 ? 4 : number(96, 4);
+    extended_ = version_ >= 3 && (number(72, 8) & 16) != 0;
+    if (extended_ && bits_ < 14) error("subclusters in clusters too small for them");
     claim(0, size_, "header");
     count_tables();
     count_snapshots();
@@ -105,10 +107,20 @@ class checker {
     }
   }
 
+  void check_bitmap(u64 entry, u64 place) {
+    const u64 zeroes = number(place + 8, 4);
+    const u64 allocated = number(place + 12, 4);
+    if ((zeroes & allocated) != 0) error("subclusters both allocated and zero" + at(place));
+    if ((entry & compressed) != 0 && (zeroes | allocated) != 0)
+      error("bitmap of a compressed cluster" + at(place));
+    if (entry == 0 && allocated != 0) error("subclusters allocated nowhere" + at(place));
+  }
+
   void walk_l2(u64 l2, bool active) {
-    for (u64 place = l2; place < l2 + size_; place += 8) {
+    for (u64 place = l2; place < l2 + size_; place += extended_ ? 16 : 8) {
       const u64 entry = number(place, 8);
-      if (entry == 0 || entry == 1) continue;
+      if (extended_) check_bitmap(entry, place);
+      if (entry == 0 || (entry == 1 && !extended_)) continue;
       if (active) ++report_.used_clusters;
       if ((entry & compressed) != 0) {
         const unsigned shift = 62 - (static_cast<unsigned>(bits_) - 8);
@@ -178,6 +190,7 @@ class checker {
   u64 bits_ = 0;
   u64 size_ = 0;
   u64 order_ = 4;
+  bool extended_ = false;
   std::map<u64, u64> references_;
   std::map<u64, std::string> kinds_;
   std::vector<flag> flags_;

@@ -272,7 +272,7 @@ TEST(qcow2_create_options, are_refused_by_name) {
   refused("lazy_refcounts", "maybe");
   refused("compression_type", "lz4");
   refused("preallocation", "full");
-  refused("extended_l2", "on");
+  refused("extended_l2", "maybe");
   refused("data_file", "x");
   refused("encrypt.format", "luks");
 }
