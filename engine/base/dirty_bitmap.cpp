@@ -1,5 +1,7 @@
 #include "engine/base/dirty_bitmap.hpp"
 
+#include "engine/base/endian.hpp"
+
 #include <bit>
 #include <cassert>
 
@@ -64,6 +66,29 @@ std::optional<byte_range> dirty_bitmap::next_set(std::uint64_t from, std::uint64
   const std::uint64_t most = longest / granularity_ + (longest % granularity_ != 0 ? 1 : 0);
   const std::uint64_t last = std::min(find(first, false), first + std::min(most, bit_count_ - first));
   return range_between(first * granularity_, std::min(size_, last * granularity_));
+}
+
+void dirty_bitmap::copy_bits(std::uint64_t first_bit, std::span<std::byte> into) const noexcept {
+  assert(first_bit % 64 == 0 && into.size() % sizeof(std::uint64_t) == 0);
+  for (std::size_t at = 0; at < into.size(); at += sizeof(std::uint64_t)) {
+    const std::uint64_t index = first_bit / 64 + at / sizeof(std::uint64_t);
+    store_little(into.data() + at, index < words_.size() ? words_[index] : std::uint64_t{0});
+  }
+}
+
+void dirty_bitmap::assign_bits(std::uint64_t first_bit, std::span<const std::byte> from) noexcept {
+  assert(first_bit % 64 == 0 && from.size() % sizeof(std::uint64_t) == 0);
+  for (std::size_t at = 0; at < from.size(); at += sizeof(std::uint64_t)) {
+    const std::uint64_t first = first_bit + at * 8;
+    if (first >= bit_count_) return;
+    auto word = load_little<std::uint64_t>(from.data() + at);
+    const std::uint64_t left = bit_count_ - first;
+    if (left < 64) word &= (std::uint64_t{1} << left) - 1;
+    std::uint64_t& kept = words_[first / 64];
+    set_count_ += static_cast<std::uint64_t>(std::popcount(word));
+    set_count_ -= static_cast<std::uint64_t>(std::popcount(kept));
+    kept = word;
+  }
 }
 
 }  // namespace weir

@@ -3,8 +3,10 @@
 
 #include "engine/base/range.hpp"
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 namespace weir {
@@ -28,6 +30,15 @@ class dirty_bitmap {
   std::optional<byte_range> next_set(std::uint64_t from, std::uint64_t longest) const noexcept;
 
   std::uint64_t dirty_bytes() const noexcept { return set_count_ * granularity_; }
+
+  // As images store bits: eight to a byte, the lowest granule first.
+  // Precondition of both: first_bit is a multiple of 64 and the length of the bytes one of 8.
+
+  std::uint64_t bit_count() const noexcept { return bit_count_; }
+  /// The bits from `first_bit` on; clear past the end.
+  void copy_bits(std::uint64_t first_bit, std::span<std::byte> into) const noexcept;
+  /// The bits from `first_bit` on become those of `from`; what lies past the end is ignored.
+  void assign_bits(std::uint64_t first_bit, std::span<const std::byte> from) noexcept;
 
  private:
   void assign(std::uint64_t first, std::uint64_t last, bool value) noexcept;

@@ -1,6 +1,7 @@
 #include "engine/block/disk.hpp"
 
 #include "engine/base/zero_scan.hpp"
+#include "engine/block/bitmap_recorder.hpp"
 #include "engine/block/gather.hpp"
 
 #include <algorithm>
@@ -34,6 +35,16 @@ disk::disk(engine_resources resources, std::unique_ptr<weir::chain> chain, disk_
     (*resources_.report)(
         make_failure(code, subject, code.message() + " at guest offset " + std::to_string(range.offset)));
   });
+  record_bitmaps();
+}
+
+disk::~disk() = default;
+
+void disk::record_bitmaps() {
+  bitmap_store* kept = active().bitmaps();
+  if (settings_.read_only || recorder_ || kept == nullptr || !kept->records()) return;
+  recorder_ = std::make_unique<bitmap_recorder>(*kept);
+  add_observer(*recorder_);
 }
 
 void disk::report(std::string_view operation, byte_range range, const result<void>& done) const {

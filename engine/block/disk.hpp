@@ -26,6 +26,8 @@
 
 namespace weir {
 
+class bitmap_recorder;
+
 enum class zero_detection : std::uint8_t {
   off,
   on,     ///< written zeros become zero clusters that keep their space
@@ -63,6 +65,7 @@ class disk {
   disk(engine_resources resources, std::unique_ptr<weir::chain> chain, disk_settings settings);
   disk(const disk&) = delete;
   disk& operator=(const disk&) = delete;
+  ~disk();
 
   const std::string& name() const noexcept { return settings_.name; }
   bool read_only() const noexcept { return settings_.read_only; }
@@ -117,6 +120,9 @@ class disk {
 
   void add_observer(change_observer& observer);
   void remove_observer(change_observer& observer) noexcept;
+  /// Shows changes to the active image's persistent bitmaps if any of them records. To be called when one was
+  /// added or enabled; the constructor has done so for those that the image was opened with.
+  void record_bitmaps();
 
   const weir::chain& chain() const noexcept { return *chain_; }
   /// The chain for a change of its layers. Precondition: drained.
@@ -162,6 +168,7 @@ class disk {
   in_flight_ranges in_flight_;
   gate gate_;
   std::vector<change_observer*> observers_;
+  std::unique_ptr<bitmap_recorder> recorder_;
 };
 
 }  // namespace weir

@@ -20,8 +20,18 @@ namespace weir {
 using data_file_opener =
     std::function<task<outcome<std::unique_ptr<storage>>>(std::string name, bool writable)>;
 
+/// What becomes of the persistent bitmaps of an image that is opened for writing.
+enum class bitmap_care : std::uint8_t {
+  withdraw,  ///< content may change unseen: they are invalidated at once
+  record,    ///< every change of content is shown to image::bitmaps() (a disk does so)
+  leave,     ///< content does not change
+};
+
 struct image_open_options {
   bool writable = false;
+  bitmap_care bitmaps = bitmap_care::withdraw;
+  /// ID or name of the internal snapshot to open instead of the current state. Precondition: not writable.
+  std::string snapshot = {};
   /// Upper bound of cached metadata, in bytes; the format may keep a small working minimum beyond it.
   std::size_t metadata_cache_bytes = std::size_t{32} << 20;
   /// For encrypted images of the chain; null: they are refused.
@@ -42,6 +52,7 @@ struct image_create_options {
 struct format_driver {
   std::string_view name;
   bool can_have_backing = false;
+  bool has_snapshots = false;  ///< image_open_options::snapshot may be given
   /// True if `head` (the first bytes of a file, up to probe_bytes) carries the format's magic.
   bool (*probe)(std::span<const std::byte> head) = nullptr;
   /// Takes the storage over (it is closed on failure). Failures name storage.location(), the field and its

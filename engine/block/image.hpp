@@ -42,6 +42,9 @@
 
 namespace weir {
 
+class bitmap_store;
+class snapshot_store;
+
 enum class extent_kind : std::uint8_t {
   data,         ///< plain bytes at host_offset of a storage
   zero,         ///< reads as zero, whatever lies below
@@ -127,6 +130,10 @@ class image {
   /// The recorded backing image, if any. Valid until set_backing.
   virtual const std::optional<backing_reference>& backing() const noexcept = 0;
   virtual std::vector<image_fact> facts() const = 0;
+  /// Its internal snapshots; null where the format has none. Owned by the image.
+  virtual snapshot_store* snapshots() noexcept = 0;
+  /// Its persistent dirty bitmaps; null where the format has none. Owned by the image; stored by close().
+  virtual bitmap_store* bitmaps() noexcept = 0;
   /// Storages by extent::storage_index; 0 always exists. Owned by the image.
   virtual storage& storage_at(std::uint8_t index) noexcept = 0;
 

@@ -259,6 +259,11 @@ class chain_opener {
       co_return refuse(model, "format " + model.format + " is not supported");
     }
     image_open_options options = options_.image;
+    if (!layers_.empty()) options.snapshot.clear();
+    if (!options.snapshot.empty() && !driver->has_snapshots) {
+      co_await discard_storage(std::move(from));
+      co_return refuse(model, "a " + model.format + " image has no internal snapshots", errc::not_supported);
+    }
     options.writable = writable;
     auto opened = co_await driver->open(std::move(from), options);
     if (!opened) co_return with_place(opened.error());

@@ -45,7 +45,9 @@ struct open_chain_options {
   /// First number for layers without an index: indexes are unique in the guest, so the disks of one guest are
   /// numbered one after the other (number_layers).
   unsigned first_index = 1;
-  image_open_options image = {};  ///< `writable` is set per layer
+  /// `writable` is set per layer; `snapshot` is the active layer's. A disk made of the chain records changes in the
+  /// active layer's bitmaps; whoever changes content without one must not ask for `record`.
+  image_open_options image = {.bitmaps = bitmap_care::record};
 };
 
 /// Opened layers, active first, models completed: format, index, recorded_name, where the next one came from.

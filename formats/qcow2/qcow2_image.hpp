@@ -31,6 +31,8 @@ class qcow2_image final : public image {
   bool zeroes_fast() const noexcept override;
   const std::optional<backing_reference>& backing() const noexcept override { return tables_.head.backing; }
   std::vector<image_fact> facts() const override;
+  snapshot_store* snapshots() noexcept override { return nullptr; }
+  bitmap_store* bitmaps() noexcept override { return nullptr; }
   storage& storage_at(std::uint8_t) noexcept override { return *storage_; }
 
   image_tables& tables() noexcept { return tables_; }

@@ -41,6 +41,8 @@ class qed_image final : public image {
   bool zeroes_fast() const noexcept override { return writable_; }
   const std::optional<backing_reference>& backing() const noexcept override { return header_.backing(); }
   std::vector<image_fact> facts() const override;
+  snapshot_store* snapshots() noexcept override { return nullptr; }
+  bitmap_store* bitmaps() noexcept override { return nullptr; }
   storage& storage_at(std::uint8_t) noexcept override { return *file_; }
 
  private:

@@ -25,6 +25,8 @@ class raw_image final : public image {
   bool zeroes_fast() const noexcept override { return writable_ && file_->capabilities().fast_zero; }
   const std::optional<backing_reference>& backing() const noexcept override { return no_backing_; }
   std::vector<image_fact> facts() const override { return {}; }
+  snapshot_store* snapshots() noexcept override { return nullptr; }
+  bitmap_store* bitmaps() noexcept override { return nullptr; }
   storage& storage_at(std::uint8_t) noexcept override { return *file_; }
 
  private:

@@ -76,6 +76,8 @@ class text_image final : public image {
   bool zeroes_fast() const noexcept override { return false; }
   const std::optional<backing_reference>& backing() const noexcept override { return backing_; }
   std::vector<image_fact> facts() const override { return {}; }
+  snapshot_store* snapshots() noexcept override { return nullptr; }
+  bitmap_store* bitmaps() noexcept override { return nullptr; }
   storage& storage_at(std::uint8_t) noexcept override { return *from_; }
 
  private:

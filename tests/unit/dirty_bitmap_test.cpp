@@ -52,5 +52,27 @@ TEST(dirty_bitmap, agrees_with_a_plain_array) {
   }
 }
 
+TEST(dirty_bitmap, gives_and_takes_its_bits_as_bytes) {
+  dirty_bitmap from(100 * 512, 512);
+  from.set({0, 512});
+  from.set({9 * 512, 512});
+  from.set({70 * 512, 30 * 512});
+  std::vector<std::byte> bytes(24, std::byte{0xff});
+  from.copy_bits(0, bytes);
+  EXPECT_EQ(bytes[0], std::byte{1});
+  EXPECT_EQ(bytes[1], std::byte{2});
+  EXPECT_EQ(bytes[12], std::byte{0x0f});
+  EXPECT_EQ(bytes[23], std::byte{0});
+  dirty_bitmap into(100 * 512, 512);
+  into.set({0, 100 * 512});
+  bytes[13] = std::byte{0xff};
+  into.assign_bits(0, bytes);
+  EXPECT_EQ(into.dirty_bytes(), from.dirty_bytes());
+  for (std::uint64_t at = 0; at < 100 * 512; at += 512) EXPECT_EQ(into.is_set(at), from.is_set(at)) << at;
+  const std::vector<std::byte> ones(8, std::byte{0xff});
+  into.assign_bits(64, ones);
+  EXPECT_EQ(into.dirty_bytes(), (2 + 36) * 512U);
+}
+
 }  // namespace
 }  // namespace weir

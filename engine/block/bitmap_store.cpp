@@ -1,0 +1,165 @@
+#include "engine/block/bitmap_store.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace weir {
+namespace {
+
+std::uint64_t bytes_of(std::uint64_t disk_size, std::uint64_t granularity) noexcept {
+  return disk_size / granularity / 8 + 8;
+}
+
+}  // namespace
+
+failure bitmap_store::refuse(std::string_view name, std::string_view why) const {
+  return make_failure(errc::not_supported, location(),
+                      "bitmap '" + std::string(name) + "' " + std::string(why));
+}
+
+const kept_bitmap* bitmap_store::find(std::string_view name) const noexcept {
+  const auto found = std::ranges::find(bitmaps_, name, &kept_bitmap::name);
+  return found == bitmaps_.end() ? nullptr : &*found;
+}
+
+outcome<kept_bitmap*> bitmap_store::find_usable(std::string_view name) {
+  const auto found = std::ranges::find(bitmaps_, name, &kept_bitmap::name);
+  if (found == bitmaps_.end()) return refuse(name, "does not exist");
+  if (found->inconsistent) {
+    return refuse(name, "is inconsistent: it was in use when its writer ended; it can only be removed");
+  }
+  return &*found;
+}
+
+bool bitmap_store::records() const noexcept {
+  return std::ranges::any_of(bitmaps_,
+                             [](const kept_bitmap& each) { return each.enabled && !each.inconsistent; });
+}
+
+outcome<void> bitmap_store::check_memory(std::string_view name, std::uint64_t granularity) const {
+  std::uint64_t total = bytes_of(disk_size(), granularity);
+  for (const kept_bitmap& each : bitmaps_) {
+    if (each.bits) total += bytes_of(disk_size(), each.granularity);
+  }
+  if (total <= most_bytes) return outcome<void>{};
+  return refuse(name, "needs more memory than the 256 MiB that the bitmaps of an image may take");
+}
+
+task<outcome<dirty_bitmap*>> bitmap_store::load_bits(kept_bitmap& wanted) {
+  if (!wanted.bits) {
+    const outcome<void> fits_memory = check_memory(wanted.name, wanted.granularity);
+    if (!fits_memory) co_return fits_memory.error();
+    outcome<dirty_bitmap> loaded = co_await do_load(wanted);
+    if (!loaded) co_return loaded.error();
+    wanted.bits.emplace(std::move(*loaded));
+  }
+  co_return &*wanted.bits;
+}
+
+task<outcome<void>> bitmap_store::load_recording() {
+  for (kept_bitmap& each : bitmaps_) {
+    if (!each.enabled || each.inconsistent) continue;
+    const outcome<dirty_bitmap*> loaded = co_await load_bits(each);
+    if (!loaded) co_return loaded.error();
+  }
+  co_return outcome<void>{};
+}
+
+task<result<void>> bitmap_store::begin_change() {
+  if (marked_) co_return result<void>{};
+  const result<void> done = co_await do_mark(bitmaps_);
+  if (done) marked_ = true;
+  co_return done;
+}
+
+void bitmap_store::record(byte_range range) noexcept {
+  for (kept_bitmap& each : bitmaps_) {
+    if (!each.enabled || !each.bits) continue;
+    each.bits->set(range);
+    each.changed = true;
+  }
+}
+
+outcome<void> bitmap_store::add(std::string name, std::uint64_t granularity, bool enabled) {
+  if (find(name) != nullptr) return refuse(name, "exists already");
+  const std::string why = do_refuse(name, granularity);
+  if (!why.empty()) return refuse(name, why);
+  const outcome<void> fits_memory = check_memory(name, granularity);
+  if (!fits_memory) return fits_memory;
+  kept_bitmap made{.name = std::move(name), .granularity = granularity, .enabled = enabled, .changed = true};
+  made.bits.emplace(disk_size(), granularity);
+  bitmaps_.push_back(std::move(made));
+  set_changed_ = true;
+  marked_ = false;
+  return outcome<void>{};
+}
+
+outcome<void> bitmap_store::remove(std::string_view name) {
+  const auto found = std::ranges::find(bitmaps_, name, &kept_bitmap::name);
+  if (found == bitmaps_.end()) return refuse(name, "does not exist");
+  bitmaps_.erase(found);
+  set_changed_ = true;
+  return outcome<void>{};
+}
+
+task<outcome<const dirty_bitmap*>> bitmap_store::load(std::string name) {
+  const outcome<kept_bitmap*> found = find_usable(name);
+  if (!found) co_return found.error();
+  const outcome<dirty_bitmap*> bits = co_await load_bits(**found);
+  if (!bits) co_return bits.error();
+  co_return *bits;
+}
+
+task<outcome<void>> bitmap_store::clear(std::string name) {
+  const outcome<kept_bitmap*> found = find_usable(name);
+  if (!found) co_return found.error();
+  const outcome<dirty_bitmap*> bits = co_await load_bits(**found);
+  if (!bits) co_return bits.error();
+  (*bits)->clear({0, disk_size()});
+  (*found)->changed = true;
+  co_return outcome<void>{};
+}
+
+task<outcome<void>> bitmap_store::set_enabled(std::string name, bool enabled) {
+  const outcome<kept_bitmap*> found = find_usable(name);
+  if (!found) co_return found.error();
+  const outcome<dirty_bitmap*> bits = co_await load_bits(**found);
+  if (!bits) co_return bits.error();
+  (*found)->enabled = enabled;
+  (*found)->changed = true;
+  marked_ = false;
+  co_return outcome<void>{};
+}
+
+task<outcome<void>> bitmap_store::merge(std::string name, const dirty_bitmap& from) {
+  const outcome<kept_bitmap*> found = find_usable(name);
+  if (!found) co_return found.error();
+  if (from.size() != disk_size())
+    co_return refuse(name, "is of a disk of another size than the one merged into it");
+  const outcome<dirty_bitmap*> bits = co_await load_bits(**found);
+  if (!bits) co_return bits.error();
+  std::uint64_t at = 0;
+  while (const auto run = from.next_set(at, from.size())) {
+    (*bits)->set(*run);
+    at = run->end();
+  }
+  (*found)->changed = true;
+  co_return outcome<void>{};
+}
+
+task<outcome<void>> bitmap_store::store() {
+  const bool any = std::ranges::any_of(
+      bitmaps_, [](const kept_bitmap& each) { return each.changed || (each.in_use && !each.inconsistent); });
+  if (!any && !set_changed_) co_return outcome<void>{};
+  const outcome<void> done = co_await do_store(bitmaps_);
+  if (!done) co_return done;
+  for (kept_bitmap& each : bitmaps_) {
+    each.changed = false;
+    each.in_use = each.inconsistent;
+  }
+  set_changed_ = false;
+  marked_ = false;
+  co_return done;
+}
+
+}  // namespace weir
