@@ -162,7 +162,8 @@ task<result<void>> allocator::release_references(std::vector<std::uint64_t>& clu
     }
     // A count of 0 is damage that cannot be made good here; metadata is never given away.
     const byte_range host{shape_.offset_of(cluster), shape_.cluster_size()};
-    if (*count == 0 || tables_.metadata.clear_prefix(host) != host.length) continue;
+    if (*count == 0) continue;
+    if (*count == 1 && tables_.metadata.clear_prefix(host) != host.length) continue;
     answer = co_await counts_.set(cluster, *count - 1);
     if (!answer) break;
     if (*count > 1) continue;

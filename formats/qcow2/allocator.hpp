@@ -41,6 +41,12 @@ class allocator {
   /// The run was reserved and no pointer to it has been published.
   task<result<void>> give_back(cluster_run run);
 
+  /// Exactly `count` contiguous clusters with a count of 1. Errors: as reserve().
+  task<result<cluster_run>> reserve_run(std::uint64_t count);
+  /// One reference less on each of `clusters`, at once. Precondition: nothing on the storage names them any more on
+  /// account of these references, and nobody reads them. `clusters` keeps what an error left undone.
+  task<result<void>> release_now(std::vector<std::uint64_t>& clusters);
+
   /// One reference less on each cluster of `run`, once that is safe. Any time, without the lock.
   void drop(cluster_run run);
   /// For a flush pass: takes what has been dropped so far …
@@ -62,6 +68,9 @@ class allocator {
   task<result<cluster_run>> find_run(std::uint64_t most);
   task<result<cluster_run>> find_listed(std::uint64_t most, bool any_length);
   task<result<cluster_run>> find_behind_cursor(std::uint64_t most);
+  task<result<cluster_run>> find_exact(std::uint64_t from, std::uint64_t count);
+  task<result<cluster_run>> find_beyond(std::uint64_t count);
+  std::uint64_t take_growth(const refcounts::growth& grown);
   task<result<void>> release_references(std::vector<std::uint64_t>& clusters);
   task<void> make_free(cluster_run run);
   void list(cluster_run run);

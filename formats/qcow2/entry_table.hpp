@@ -7,6 +7,7 @@
 #include "formats/qcow2/geometry.hpp"
 #include "formats/qcow2/slice_cache.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <set>
 #include <vector>
@@ -25,6 +26,9 @@ class entry_table {
   std::uint64_t size() const noexcept { return entries_.size(); }
   std::uint64_t operator[](std::uint64_t index) const noexcept { return entries_[index]; }
   const std::vector<std::uint64_t>& entries() const noexcept { return entries_; }
+
+  /// Entries that the table on the storage lacks read as 0. Precondition: the table will not be written.
+  void pad(std::uint64_t count) { entries_.resize(static_cast<std::size_t>(std::max(count, size())), 0); }
 
   void set(std::uint64_t index, std::uint64_t value);
   /// The table moves to `offset` and gets `count` entries, new ones zero; all of it is dirty.

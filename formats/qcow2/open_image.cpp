@@ -41,7 +41,7 @@ byte_range whole_clusters(byte_range range, const geometry& shape) {
   return {range.offset, shape.offset_of(shape.clusters_for(range.length))};
 }
 
-/// The metadata the header and the L1 table name. L1 entries that are not sound name nothing.
+/// The metadata the header and the L1 table name, but snapshots. L1 entries that are not sound name nothing.
 void chart_metadata(image_tables& tables) {
   const header& head = tables.head;
   const geometry& shape = tables.shape;
@@ -49,7 +49,6 @@ void chart_metadata(image_tables& tables) {
   map.header = {0, shape.cluster_size()};
   map.l1 = whole_clusters({head.l1_offset, head.l1_count * entry_bytes}, shape);
   map.refcount_table = {head.refcount_table_offset, shape.offset_of(head.refcount_table_clusters)};
-  if (head.snapshot_count > 0) map.snapshots = {head.snapshots_offset, shape.cluster_size()};
   std::vector<std::uint64_t> l2_tables;
   for (std::uint64_t index = 0; index < tables.l1.size(); ++index) {
     const auto table = tables.l2_table(index);
@@ -74,11 +73,27 @@ task<outcome<void>> prepare_writing(qcow2_image& opened) {
   if (tables.metadata.l2_tables.has_duplicates()) {
     co_return make_failure(errc::corrupt_image, location, "the L1 table names an L2 table twice");
   }
+  const std::string& damage = opened.snapshot_side().damage();
+  if (!damage.empty()) {
+    co_return make_failure(errc::corrupt_image, damage, "it can only be read until it has been repaired");
+  }
   const outcome<void> loaded = co_await opened.change_side()->load(location);
   if (!loaded) co_return loaded.error();
   const result<void> cleared = co_await clear_autoclear(tables);
   if (!cleared) co_return make_failure(cleared.error(), location);
   co_return outcome<void>{};
+}
+
+/// The L1 table of the current state, or of a snapshot.
+task<outcome<void>> load_tables(qcow2_image& opened, std::string snapshot) {
+  image_tables& tables = opened.tables();
+  result<void> loaded = co_await opened.snapshot_side().load();
+  if (loaded && snapshot.empty()) loaded = co_await tables.l1.load(tables.file, tables.head.l1_count);
+  if (!loaded) co_return make_failure(loaded.error(), tables.file.location());
+  outcome<void> shown;
+  if (!snapshot.empty()) shown = co_await opened.snapshot_side().show(std::move(snapshot));
+  if (shown) chart_metadata(tables);
+  co_return shown;
 }
 
 task<outcome<header>> examine(storage& from, bool writable) {
@@ -105,10 +120,7 @@ task<outcome<std::unique_ptr<image>>> open_image(std::unique_ptr<storage> from, 
   auto opened = std::make_unique<qcow2_image>(context, std::move(from), *head, options.writable,
                                               options.metadata_cache_bytes);
   image_tables& tables = opened->tables();
-  const result<void> loaded = co_await tables.l1.load(tables.file, head->l1_count);
-  outcome<void> ready;
-  if (!loaded) ready = make_failure(loaded.error(), tables.file.location());
-  if (loaded) chart_metadata(tables);
+  outcome<void> ready = co_await load_tables(*opened, options.snapshot);
   if (ready && options.writable) ready = co_await prepare_writing(*opened);
   if (!ready) {
     const result<void> ignored = co_await tables.file.close();

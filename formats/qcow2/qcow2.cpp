@@ -19,6 +19,7 @@ bool has_magic(std::span<const std::byte> head) {
 format_driver qcow2_driver() {
   return {.name = "qcow2",
           .can_have_backing = true,
+          .has_snapshots = true,
           .probe = &has_magic,
           .open = &qcow2::open_image,
           .create = &qcow2::create_image};

@@ -10,9 +10,10 @@ qcow2_image::qcow2_image(executor context, std::unique_ptr<storage> from, const 
                          std::size_t cache_bytes)
     : storage_(std::move(from)),
       tables_(context, *storage_, parsed, writable ? cache_bytes / 4 * 3 : cache_bytes),
-      mapper_(tables_, writable) {
-  if (writable) writer_ = std::make_unique<qcow2::writer>(context, tables_, pins(), cache_bytes / 4);
-}
+      mapper_(tables_, writable),
+      writer_(writable ? std::make_unique<qcow2::writer>(context, tables_, pins(), cache_bytes / 4)
+                       : nullptr),
+      snapshots_(tables_, writer_.get(), [this] { bump_epoch(); }) {}
 
 bool qcow2_image::zeroes_fast() const noexcept {
   return tables_.shape.version >= 3 || !tables_.head.backing;

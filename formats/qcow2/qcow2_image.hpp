@@ -4,14 +4,14 @@
 // lookup that lacks a slice loads it and asks again. Writing adds the writer with its counts, allocator and
 // flush passes; a read-only image has none, and never looks at refcounts.
 //
-// Left out on purpose: internal snapshots (their clusters are kept apart by their counts), bitmaps (marked
-// inconsistent when the image is opened for writing), lazy refcounts (counts are always written in order, so
-// the dirty bit is never set, only repaired), writing compressed clusters.
+// Left out on purpose: bitmaps (marked inconsistent when the image is opened for writing), lazy refcounts (counts
+// are always written in order, so the dirty bit is never set, only repaired), writing compressed clusters.
 #pragma once
 
 #include "engine/block/image.hpp"
 #include "formats/qcow2/image_tables.hpp"
 #include "formats/qcow2/mapper.hpp"
+#include "formats/qcow2/snapshot_keeper.hpp"
 #include "formats/qcow2/writer.hpp"
 
 #include <memory>
@@ -31,11 +31,12 @@ class qcow2_image final : public image {
   bool zeroes_fast() const noexcept override;
   const std::optional<backing_reference>& backing() const noexcept override { return tables_.head.backing; }
   std::vector<image_fact> facts() const override;
-  snapshot_store* snapshots() noexcept override { return nullptr; }
+  snapshot_store* snapshots() noexcept override { return &snapshots_; }
   bitmap_store* bitmaps() noexcept override { return nullptr; }
   storage& storage_at(std::uint8_t) noexcept override { return *storage_; }
 
   image_tables& tables() noexcept { return tables_; }
+  snapshot_keeper& snapshot_side() noexcept { return snapshots_; }
   /// Null on a read-only image.
   qcow2::writer* change_side() noexcept { return writer_.get(); }
 
@@ -55,6 +56,7 @@ class qcow2_image final : public image {
   image_tables tables_;
   mapper mapper_;
   std::unique_ptr<qcow2::writer> writer_;
+  snapshot_keeper snapshots_;
 };
 
 }  // namespace weir::qcow2

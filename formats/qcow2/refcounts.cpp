@@ -106,7 +106,7 @@ task<result<cluster_run>> refcounts::find_free(std::uint64_t from, std::uint64_t
 
 task<result<refcounts::growth>> refcounts::cover(std::uint64_t cluster) {
   if (cluster / shape_.refcounts_per_block() < table_.size()) return add_block(cluster);
-  return grow_table(cluster);
+  return grow(cluster, 0);
 }
 
 result<void> refcounts::check_place(cluster_run run) const {
@@ -150,34 +150,46 @@ task<result<refcounts::growth>> refcounts::add_block(std::uint64_t cluster) {
   co_return growth{own, {}};
 }
 
-/// How many clusters a bigger table and the blocks for their own place take from `cluster` on.
-refcounts::growth_plan refcounts::plan_growth(std::uint64_t cluster) const {
+task<result<refcounts::growth>> refcounts::cover_beyond(std::uint64_t count) {
+  std::uint64_t described = table_.size();
+  while (described > 0 && block_offset(described - 1) == 0) --described;
+  return grow(described * shape_.refcounts_per_block(), count);
+}
+
+/// How many clusters are taken from `cluster` on: a bigger table, unless the old one is long enough, and the blocks
+/// that describe their own place and `more` clusters behind it.
+refcounts::growth_plan refcounts::plan_growth(std::uint64_t cluster, std::uint64_t more) const {
   const std::uint64_t per_block = shape_.refcounts_per_block();
   const std::uint64_t first_index = cluster / per_block;
   growth_plan plan{.table_clusters = 0, .blocks = 1};
   while (true) {
-    const std::uint64_t last_index = (cluster + plan.table_clusters + plan.blocks - 1) / per_block;
+    const std::uint64_t last_index = (cluster + plan.table_clusters + plan.blocks + more - 1) / per_block;
+    const bool long_enough = plan.table_clusters == 0 && last_index < table_.size();
     const std::uint64_t entries = std::max(last_index + 1, table_.size() + table_.size() / 2);
-    const growth_plan next{shape_.clusters_for(entries * entry_bytes), last_index - first_index + 1};
+    const growth_plan next{long_enough ? 0 : shape_.clusters_for(entries * entry_bytes),
+                           last_index - first_index + 1};
     if (next == plan) return plan;
     plan = next;
   }
 }
 
-task<result<refcounts::growth>> refcounts::grow_table(std::uint64_t cluster) {
-  const growth_plan plan = plan_growth(cluster);
+task<result<refcounts::growth>> refcounts::grow(std::uint64_t cluster, std::uint64_t more) {
+  const growth_plan plan = plan_growth(cluster, more);
   const std::uint64_t entries = (plan.table_clusters << shape_.cluster_bits) / entry_bytes;
   if (entries * entry_bytes > largest_refcount_table_bytes) co_return errno_code(EFBIG);
   const cluster_run taken{cluster, plan.table_clusters + plan.blocks};
-  const result<void> sound = check_place(taken);
+  const result<void> sound = check_place({cluster, taken.count + more});
   if (!sound) co_return sound.error();
   const byte_range host{shape_.offset_of(cluster), taken.count << shape_.cluster_bits};
   const result<void> zeroed = co_await write_zeros(tables_.file, host);
   if (!zeroed) co_return zeroed.error();
   cache_.forget(host);
-  const cluster_run old_table{shape_.cluster_of(table_.offset()), table_clusters()};
-  table_.move(host.offset, entries);
-  tables_.metadata.refcount_table = {host.offset, plan.table_clusters << shape_.cluster_bits};
+  cluster_run old_table;
+  if (plan.table_clusters > 0) {
+    old_table = {shape_.cluster_of(table_.offset()), table_clusters()};
+    table_.move(host.offset, entries);
+    tables_.metadata.refcount_table = {host.offset, plan.table_clusters << shape_.cluster_bits};
+  }
   adopt_blocks(cluster / shape_.refcounts_per_block(), plan.blocks, cluster + plan.table_clusters);
   count_fresh(taken);
   co_return growth{taken, old_table};

@@ -52,6 +52,9 @@ class refcounts {
     cluster_run replaced_table;
   };
   task<result<growth>> cover(std::uint64_t cluster);
+  /// Covers `count` clusters, none of them used, behind the clusters taken, which lie behind everything described
+  /// so far.
+  task<result<growth>> cover_beyond(std::uint64_t count);
 
   // For flush passes.
   slice_cache& cache() noexcept { return cache_; }
@@ -77,9 +80,9 @@ class refcounts {
   task<result<void>> fetch(std::uint64_t slice);
   void adopt_blocks(std::uint64_t first_index, std::uint64_t count, std::uint64_t at_cluster);
   void count_fresh(cluster_run run);
-  growth_plan plan_growth(std::uint64_t cluster) const;
+  growth_plan plan_growth(std::uint64_t cluster, std::uint64_t more) const;
   task<result<growth>> add_block(std::uint64_t cluster);
-  task<result<growth>> grow_table(std::uint64_t cluster);
+  task<result<growth>> grow(std::uint64_t cluster, std::uint64_t more);
   result<void> check_place(cluster_run run) const;
 
   image_tables& tables_;

@@ -48,6 +48,10 @@ class writer {
   task<result<void>> flush_all();
 
   refcounts& counts() noexcept { return counts_; }
+  allocator& clusters() noexcept { return clusters_; }
+  flusher& passes() noexcept { return flusher_; }
+  /// For changes that go beyond the mapping: what counts, clusters and whole tables want to be held.
+  task<async_lock::guard> lock_allocation() { return allocation_.acquire(); }
 
  private:
   // allocation::token: whether the host clusters were reserved, or belonged to the entries already.

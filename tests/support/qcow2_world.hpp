@@ -133,6 +133,7 @@ class qcow2_world {
   std::uint64_t size() const { return size_; }
   std::uint64_t draw(std::uint64_t below) { return random_() % below; }
   image& target() { return *image_; }
+  boost::asio::io_context& io() { return io_; }
 
   void open() {
     image_ = open_on(disk_, true);
@@ -285,6 +286,16 @@ class qcow2_world {
     ASSERT_TRUE(after.errors.empty()) << "after writing again: " << after.text();
   }
 
+  /// Opens the image on `disk`, or a snapshot of it, for reading.
+  std::unique_ptr<image> open_reader(simulated_disk& disk, const std::string& snapshot = {}) {
+    return open_on(disk, false, snapshot);
+  }
+  std::unique_ptr<image> open_writer(simulated_disk& disk) { return open_on(disk, true); }
+  std::vector<sector_oracle::tag> read_tags(image& from) {
+    image_driver driver(from, backing_);
+    return read_all(driver);
+  }
+
   static std::vector<std::byte> bytes_of(const simulated_disk& disk) {
     std::vector<std::byte> bytes(static_cast<std::size_t>(disk.visible().size()));
     disk.visible().read(0, bytes);
@@ -334,9 +345,10 @@ class qcow2_world {
     return std::span(bytes).subspan(static_cast<std::size_t>(index) * world_sector, world_sector);
   }
 
-  std::unique_ptr<image> open_on(simulated_disk& disk, bool writable) {
-    auto opened = run(io_, qcow2_driver().open(std::make_unique<simulated_storage>(disk),
-                                               {.writable = writable, .metadata_cache_bytes = cache_bytes_}));
+  std::unique_ptr<image> open_on(simulated_disk& disk, bool writable, const std::string& snapshot = {}) {
+    const image_open_options options{
+        .writable = writable, .snapshot = snapshot, .metadata_cache_bytes = cache_bytes_};
+    auto opened = run(io_, qcow2_driver().open(std::make_unique<simulated_storage>(disk), options));
     if (!opened) {
       ADD_FAILURE() << opened.error().what;
       return nullptr;
