@@ -138,7 +138,8 @@ std::string man_page(std::span<const verb> verbs) {
   }
   page +=
       ".SH EXIT STATUS\n0 done; 1 failed, with one line on stderr; 2 wrong usage. weir compare: 0 same, 1 "
-      "different, 2 trouble.\n";
+      "different, 2 trouble. weir check: 0 clean, 1 failed or wrong usage, 2 corrupt, 3 leaks, 63 not "
+      "supported.\n";
   return page;
 }
 

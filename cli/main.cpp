@@ -66,7 +66,8 @@ int run_verb(const verb& chosen, std::span<const std::string> words) {
   outcome<int> answer = given.has_value() ? chosen.run(*given) : outcome<int>(given.error());
   if (answer.has_value()) return *answer;
   if (is_usage(answer.error())) {
-    return complain(chosen.name, answer.error().what + "; see weir help " + std::string(chosen.name));
+    complain(chosen.name, answer.error().what + "; see weir help " + std::string(chosen.name));
+    return chosen.wrong_usage;
   }
   complain(chosen.name, answer.error().what);
   return chosen.failed;

@@ -24,7 +24,8 @@ struct verb {
   /// Does the work and returns the exit code. A failure becomes the line `weir: NAME: what` on stderr and
   /// exit code 1, or 2 for a usage_failure. Output for machines goes to stdout, all else to stderr.
   outcome<int> (*run)(const given_options& given) = nullptr;
-  int failed = exit_failed;  ///< exit code of a failure, where it is not 1 (`compare`)
+  int failed = exit_failed;      ///< exit code of a failure, where it is not 1 (`compare`)
+  int wrong_usage = exit_usage;  ///< of wrong usage, where it is not 2 (`check`)
 };
 
 }  // namespace weir::cli

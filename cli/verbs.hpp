@@ -12,6 +12,7 @@ namespace weir::cli {
 verb blockjob_verb();
 verb blockpull_verb();
 verb chain_verb();
+verb check_verb();
 verb compare_verb();
 verb convert_verb();
 verb copy_on_read_verb();

@@ -3,6 +3,7 @@
 
 #include "engine/base/error.hpp"
 #include "engine/base/task.hpp"
+#include "engine/block/check.hpp"
 #include "engine/block/image.hpp"
 #include "engine/storage/storage.hpp"
 
@@ -61,6 +62,10 @@ struct format_driver {
                                                 image_open_options options) = nullptr;
   /// Writes an empty image into `into` (length 0) and makes it durable. Null: cannot be created.
   task<outcome<void>> (*create)(storage& into, image_create_options options) = nullptr;
+  /// Checks the image alone, not its backing chain, and repairs it as asked (the storage must be writable then).
+  /// Takes the storage over and closes it. Power loss during a repair leaves the image no worse than it was.
+  /// Failures are about the image as a whole: it cannot be looked at. Null: the format has nothing to check.
+  task<outcome<check_report>> (*check)(std::unique_ptr<storage> from, check_options options) = nullptr;
 };
 
 inline constexpr std::size_t probe_bytes = 512;

@@ -1,8 +1,8 @@
 #include "formats/qcow2/open_image.hpp"
 
+#include "formats/qcow2/check_image.hpp"
 #include "formats/qcow2/header.hpp"
 #include "formats/qcow2/qcow2_image.hpp"
-#include "formats/qcow2/rebuild.hpp"
 
 #include <boost/asio/this_coro.hpp>
 
@@ -32,7 +32,7 @@ outcome<void> check_writable(const header& head, storage& from) {
   if (!from.capabilities().writable) return make_failure(errc::read_only, from.location());
   if (head.has(incompatible_bit::corrupt)) {
     return make_failure(errc::corrupt_image, from.location(),
-                        "marked corrupt: it can only be read until qemu-img check -r all has repaired it");
+                        "marked corrupt: it can only be read until weir check -r all has repaired it");
   }
   return outcome<void>{};
 }
@@ -102,8 +102,8 @@ task<outcome<header>> examine(storage& from, bool writable) {
   const outcome<void> sound = check_writable(*head, from);
   if (!sound) co_return sound.error();
   if (!head->has(incompatible_bit::dirty)) co_return head;
-  const outcome<void> rebuilt = co_await rebuild_refcounts(from, *head);
-  if (!rebuilt) co_return rebuilt.error();
+  const outcome<void> recovered = co_await recover_counts(from, *head);
+  if (!recovered) co_return recovered.error();
   co_return co_await read_header(from);
 }
 

@@ -1,6 +1,7 @@
 #include "formats/qcow2/qcow2.hpp"
 
 #include "engine/base/endian.hpp"
+#include "formats/qcow2/check_image.hpp"
 #include "formats/qcow2/create_image.hpp"
 #include "formats/qcow2/header.hpp"
 #include "formats/qcow2/open_image.hpp"
@@ -22,7 +23,8 @@ format_driver qcow2_driver() {
           .has_snapshots = true,
           .probe = &has_magic,
           .open = &qcow2::open_image,
-          .create = &qcow2::create_image};
+          .create = &qcow2::create_image,
+          .check = &qcow2::check_image};
 }
 
 }  // namespace weir

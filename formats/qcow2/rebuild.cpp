@@ -1,220 +1,137 @@
 #include "formats/qcow2/rebuild.hpp"
 
 #include "engine/base/endian.hpp"
-#include "formats/qcow2/entry_table.hpp"
-#include "formats/qcow2/l2_entry.hpp"
 #include "formats/qcow2/refcount_codec.hpp"
 
 #include <algorithm>
 #include <string>
-#include <unordered_map>
-#include <utility>
-#include <vector>
 
 namespace weir::qcow2 {
-namespace {
 
-constexpr std::uint32_t bitmaps_extension = 0x2385'2875;
-// One bit each while they are counted.
-constexpr std::uint64_t most_clusters = std::uint64_t{1} << 30;
-
-/// References per host cluster. Only compressed clusters may share one.
-class reference_counter {
- public:
-  reference_counter(std::uint64_t clusters, std::uint64_t highest)
-      : highest_(highest), referenced_(static_cast<std::size_t>(clusters)) {}
-
-  /// False if the cluster lies outside the file or belongs to something already.
-  bool take(std::uint64_t cluster) {
-    if (cluster >= referenced_.size() || referenced_[cluster]) return false;
-    referenced_[cluster] = true;
-    return true;
-  }
-  bool take_run(cluster_run run) {
-    for (std::uint64_t cluster = run.first; cluster < run.end(); ++cluster) {
-      if (!take(cluster)) return false;
-    }
-    return true;
-  }
-  bool share(std::uint64_t cluster) {
-    const auto found = shared_.find(cluster);
-    if (found == shared_.end()) return take(cluster) && shared_.emplace(cluster, 1).second;
-    return ++found->second <= highest_;
-  }
-  std::uint64_t count(std::uint64_t cluster) const {
-    if (cluster >= referenced_.size() || !referenced_[cluster]) return 0;
-    const auto found = shared_.find(cluster);
-    return found == shared_.end() ? 1 : found->second;
-  }
-
- private:
-  std::uint64_t highest_;
-  std::vector<bool> referenced_;
-  std::unordered_map<std::uint64_t, std::uint64_t> shared_;  // compressed
-};
-
-class rebuild {
- public:
-  rebuild(storage& file, const header& head)
-      : file_(file),
-        head_(head),
-        shape_(head.shape),
-        file_clusters_(shape_.clusters_for(file.size())),
-        counter_(file_clusters_, shape_.highest_refcount()) {}
-
-  task<outcome<void>> run();
-
- private:
-  failure refuse(std::string_view why) const;
-  task<outcome<void>> count_references();
-  task<outcome<void>> count_table(std::uint64_t table);
-  bool count_entry(const l2_entry& entry);
-  void plan();
-  task<result<void>> write_blocks();
-  task<result<void>> write_table();
-  task<result<void>> switch_header();
-
-  storage& file_;
-  const header& head_;
-  const geometry& shape_;
-  std::uint64_t file_clusters_;
-  reference_counter counter_;
-  std::uint64_t table_clusters_ = 0;
-  std::uint64_t blocks_ = 0;
-};
-
-failure rebuild::refuse(std::string_view why) const {
-  std::string clause = "was not closed cleanly and cannot be repaired here: ";
-  clause.append(why).append("; use qemu-img check -r all");
-  return make_failure(errc::corrupt_image, file_.location(), clause);
+failure count_rebuild::refuse(std::string_view why) const {
+  std::string clause = "its refcounts have to be written anew, but ";
+  return make_failure(errc::corrupt_image, survey_.file().location(), clause.append(why));
 }
 
-task<outcome<void>> rebuild::run() {
-  outcome<void> counted = co_await count_references();
-  if (!counted) co_return counted;
-  plan();
-  if (table_clusters_ << shape_.cluster_bits > largest_refcount_table_bytes) {
-    co_return refuse("its refcount table would be too big");
-  }
+task<outcome<void>> count_rebuild::run() {
+  const outcome<void> planned = plan();
+  if (!planned) co_return planned;
+  old_.forget_places();
   result<void> wrote = co_await write_blocks();
   if (wrote) wrote = co_await write_table();
-  if (wrote) wrote = co_await file_.flush();
+  if (wrote) wrote = co_await survey_.file().flush();
   if (wrote) wrote = co_await switch_header();
-  if (!wrote) co_return make_failure(wrote.error(), file_.location());
+  if (!wrote) co_return make_failure(wrote.error(), survey_.file().location());
   co_return outcome<void>{};
 }
 
-task<outcome<void>> rebuild::count_references() {
-  const cluster_run l1_run{shape_.cluster_of(head_.l1_offset),
-                           shape_.clusters_for(head_.l1_count * entry_bytes)};
-  if (!counter_.take(0) || !counter_.take_run(l1_run)) co_return refuse("its L1 table is misplaced");
-  entry_table l1(head_.l1_offset);
-  const result<void> loaded = co_await l1.load(file_, head_.l1_count);
-  if (!loaded) co_return make_failure(loaded.error(), file_.location());
-  std::vector<std::uint64_t> tables;
-  for (const std::uint64_t raw : l1.entries()) {
-    const auto table = decode_l1_entry(raw, shape_);
-    if (!table) co_return refuse("an L1 entry is damaged");
-    if (*table == 0) continue;
-    if (!counter_.take(shape_.cluster_of(*table))) co_return refuse("an L2 table is misplaced");
-    tables.push_back(*table);
+std::vector<std::uint64_t> count_rebuild::needed_blocks(std::uint64_t new_clusters) const {
+  const std::uint64_t per_block = shape_.refcounts_per_block();
+  std::vector<std::uint64_t> needed;
+  for (auto at = survey_.counts.next(0); at; at = survey_.counts.next((needed.back() + 1) * per_block)) {
+    needed.push_back(*at / per_block);
   }
-  for (const std::uint64_t table : tables) {
-    const outcome<void> counted = co_await count_table(table);
-    if (!counted) co_return counted;
+  for (std::uint64_t index = 0; index < old_.block_count() && !survey_.complete; ++index) {
+    if (old_.block(index) != 0) needed.push_back(index);
   }
-  co_return outcome<void>{};
+  const std::uint64_t last = (place_ + new_clusters - 1) / per_block;
+  for (std::uint64_t index = place_ / per_block; new_clusters > 0 && index <= last; ++index) {
+    needed.push_back(index);
+  }
+  std::ranges::sort(needed);
+  const auto repeated = std::ranges::unique(needed);
+  needed.erase(repeated.begin(), repeated.end());
+  return needed;
 }
 
-task<outcome<void>> rebuild::count_table(std::uint64_t table) {
-  std::vector<std::byte> slice(
-      static_cast<std::size_t>(std::min<std::uint64_t>(shape_.cluster_size(), 64 * KiB)));
-  for (std::uint64_t done = 0; done < shape_.cluster_size(); done += slice.size()) {
-    const result<void> got = co_await file_.read(table + done, slice);
-    if (!got) co_return make_failure(got.error(), file_.location());
-    for (std::size_t at = 0; at < slice.size(); at += shape_.l2_entry_bytes()) {
-      const l2_entry entry = decode_l2_entry(load_l2_entry(slice.data() + at, shape_), shape_);
-      if (!count_entry(entry)) co_return refuse("an L2 entry is damaged or names a cluster in use");
+/// A run of clusters that nobody uses.
+bool count_rebuild::find_place(std::uint64_t clusters) {
+  const std::uint64_t file_clusters = survey_.rules().file_clusters;
+  if (survey_.file().capabilities().can_grow) {
+    place_ = file_clusters;
+    return true;
+  }
+  const std::uint64_t whole_clusters = shape_.cluster_of(survey_.file().size());
+  for (std::uint64_t from = 0; from + clusters <= whole_clusters;) {
+    const auto used = survey_.counts.next(from);
+    if (!used || *used - from >= clusters) {
+      place_ = from;
+      return true;
     }
+    from = *used + 1;
   }
-  co_return outcome<void>{};
+  return false;
 }
 
-bool rebuild::count_entry(const l2_entry& entry) {
-  if (entry.kind == entry_kind::invalid) return false;
-  const cluster_run run = referenced_clusters(entry, shape_);
-  if (entry.kind != entry_kind::compressed) return counter_.take_run(run);
-  for (std::uint64_t cluster = run.first; cluster < run.end(); ++cluster) {
-    if (!counter_.share(cluster)) return false;
+/// Table and blocks count themselves, so more blocks may need more blocks.
+outcome<void> count_rebuild::plan() {
+  if (!survey_.file().capabilities().can_grow && !survey_.complete) {
+    return refuse("nobody knows which clusters are free, and its storage cannot grow");
   }
-  return true;
-}
-
-/// Table and blocks stand behind the end of the file and count themselves.
-void rebuild::plan() {
+  std::uint64_t clusters = 0;
   while (true) {
-    const std::uint64_t clusters = file_clusters_ + table_clusters_ + blocks_;
-    const std::uint64_t blocks = (clusters + shape_.refcounts_per_block() - 1) / shape_.refcounts_per_block();
-    const std::uint64_t table = shape_.clusters_for(blocks * entry_bytes);
-    if (blocks == blocks_ && table == table_clusters_) return;
-    blocks_ = blocks;
-    table_clusters_ = table;
+    if (!find_place(clusters)) return refuse("there are not enough free clusters next to each other");
+    blocks_ = needed_blocks(clusters);
+    table_clusters_ = shape_.clusters_for((blocks_.back() + 1) * entry_bytes);
+    if (shape_.offset_of(table_clusters_) > largest_refcount_table_bytes) {
+      return refuse("the refcount table would be too big");
+    }
+    if (table_clusters_ + blocks_.size() == clusters) return outcome<void>{};
+    clusters = table_clusters_ + blocks_.size();
   }
 }
 
-task<result<void>> rebuild::write_blocks() {
-  const std::uint64_t first_new = file_clusters_;
-  const std::uint64_t end_new = first_new + table_clusters_ + blocks_;
+task<result<void>> count_rebuild::write_blocks() {
   std::vector<std::byte> block(static_cast<std::size_t>(shape_.cluster_size()));
-  for (std::uint64_t index = 0; index < blocks_; ++index) {
-    for (std::uint64_t at = 0; at < shape_.refcounts_per_block(); ++at) {
-      const std::uint64_t cluster = index * shape_.refcounts_per_block() + at;
-      const bool is_new = cluster >= first_new && cluster < end_new;
-      store_refcount(block.data(), at, shape_.refcount_order, is_new ? 1 : counter_.count(cluster));
-    }
-    const std::uint64_t place = shape_.offset_of(first_new + table_clusters_ + index);
-    const result<void> wrote = co_await file_.write(place, block);
-    if (!wrote) co_return wrote.error();
+  for (std::size_t at = 0; at < blocks_.size(); ++at) {
+    std::ranges::fill(block, std::byte{0});
+    result<void> done = co_await fill_block(block, blocks_[at]);
+    if (done) done = co_await survey_.file().write(shape_.offset_of(place_ + table_clusters_ + at), block);
+    if (!done) co_return done.error();
   }
   co_return result<void>{};
 }
 
-task<result<void>> rebuild::write_table() {
-  std::vector<std::byte> table(static_cast<std::size_t>(table_clusters_ << shape_.cluster_bits));
-  for (std::uint64_t index = 0; index < blocks_; ++index) {
-    const std::uint64_t block = shape_.offset_of(file_clusters_ + table_clusters_ + index);
-    store_big(table.data() + index * entry_bytes, block);
+task<result<void>> count_rebuild::fill_block(std::span<std::byte> block, std::uint64_t index) {
+  const unsigned order = shape_.refcount_order;
+  const std::uint64_t first = index * shape_.refcounts_per_block();
+  const std::uint64_t end = first + shape_.refcounts_per_block();
+  if (!survey_.complete && old_.block(index) != 0) {
+    const result<void> got = co_await survey_.file().read(old_.block(index), block);
+    if (!got) co_return got.error();
   }
-  co_return co_await file_.write(shape_.offset_of(file_clusters_), table);
+  for (auto at = survey_.counts.next(first); at && *at < end; at = survey_.counts.next(*at + 1)) {
+    const std::uint64_t stored = load_refcount(block.data(), *at - first, order);
+    const std::uint64_t count = old_.settled(stored, survey_.counts.count(*at));
+    store_refcount(block.data(), *at - first, order, count);
+    survey_.counts.set_stored_once(*at, count == 1);
+  }
+  const std::uint64_t end_new = std::min(place_ + table_clusters_ + blocks_.size(), end);
+  for (std::uint64_t at = std::max(place_, first); at < end_new; ++at) {
+    store_refcount(block.data(), at - first, order, 1);
+  }
+  co_return result<void>{};
 }
 
-task<result<void>> rebuild::switch_header() {
+task<result<void>> count_rebuild::write_table() {
+  std::vector<std::byte> table(static_cast<std::size_t>(shape_.offset_of(table_clusters_)));
+  for (std::size_t at = 0; at < blocks_.size(); ++at) {
+    const std::uint64_t block = shape_.offset_of(place_ + table_clusters_ + at);
+    store_big(table.data() + blocks_[at] * entry_bytes, block);
+  }
+  co_return co_await survey_.file().write(shape_.offset_of(place_), table);
+}
+
+task<result<void>> count_rebuild::switch_header() {
+  storage& file = survey_.file();
   std::vector<std::byte> sector(sector_bytes);
-  result<void> done = co_await file_.read(0, sector);
+  result<void> done = co_await file.read(0, sector);
   if (!done) co_return done;
-  store_big(sector.data() + field::refcount_table, shape_.offset_of(file_clusters_));
+  store_big(sector.data() + field::refcount_table, shape_.offset_of(place_));
   store_big(sector.data() + field::refcount_table + 8, static_cast<std::uint32_t>(table_clusters_));
-  store_big(sector.data() + field::incompatible, head_.incompatible & ~incompatible_bit::dirty);
-  done = co_await file_.write(0, sector);
-  if (done) done = co_await file_.flush();
+  done = co_await file.write(0, sector);
+  if (done) done = co_await file.flush();
   co_return done;
-}
-
-}  // namespace
-
-task<outcome<void>> rebuild_refcounts(storage& file, const header& head) {
-  std::string_view why;
-  if (head.snapshot_count > 0) why = "it has internal snapshots";
-  if (head.find(bitmaps_extension) != nullptr) why = "it has bitmaps";
-  if (!file.capabilities().can_grow) why = "its storage cannot grow";
-  if (head.shape.clusters_for(file.size()) > most_clusters) why = "it is too big";
-  if (!why.empty()) {
-    std::string clause = "was not closed cleanly and cannot be repaired here: ";
-    clause.append(why).append("; use qemu-img check -r all");
-    co_return make_failure(errc::corrupt_image, file.location(), clause);
-  }
-  rebuild work(file, head);
-  co_return co_await work.run();
 }
 
 }  // namespace weir::qcow2

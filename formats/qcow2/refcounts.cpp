@@ -30,9 +30,9 @@ task<outcome<void>> refcounts::load(std::string_view location) {
     const bool aligned = (raw & ~offset_mask) == 0 && is_aligned(raw, shape_.cluster_size());
     const byte_range block{raw, shape_.cluster_size()};
     if (!aligned || raw >= tables_.file.size() || tables_.metadata.clear_prefix(block) != block.length) {
-      co_return make_failure(errc::corrupt_image, location,
-                             "refcount block at " + hexadecimal(raw) +
-                                 " is misplaced; repair the image with qemu-img check -r all");
+      co_return make_failure(
+          errc::corrupt_image, location,
+          "refcount block at " + hexadecimal(raw) + " is misplaced; repair the image with weir check -r all");
     }
     blocks.push_back(raw);
   }

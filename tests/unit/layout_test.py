@@ -27,7 +27,7 @@ MAY_INCLUDE = {
     "engine/control": BELOW_JOBS | {"engine/jobs", "engine/nbd", "engine/ram"},
     # A format sees the image interface; xml sees what a disk is, not how it works.
     "formats": {"engine/base", "engine/storage", "engine/block/image.hpp", "engine/block/format_table.hpp",
-                "engine/block/pin_ledger.hpp", "engine/block/snapshot_store.hpp",
+                "engine/block/check.hpp", "engine/block/pin_ledger.hpp", "engine/block/snapshot_store.hpp",
                 "engine/block/bitmap_store.hpp"},
     "xml": {"engine/base", "engine/block/model.hpp", "engine/block/network_protocol.hpp"},
     "cli": {"engine", "formats", "xml"},
