@@ -74,7 +74,10 @@ outcome<convert_request> read_request(const given_options& given) {
   auto options = parse_format_options(given.values("options"));
   if (options.has_error()) return options.error();
   request.options = std::move(*options);
-  request.existing = given.has("no-create");
+  const auto target = parse_image_name(request.target);
+  if (target.has_error()) return target.error();
+  // What lies on a server cannot be made here: it is there, or the copy fails.
+  request.existing = given.has("no-create") || target->source.type == "network";
   request.target_is_zero = given.has("target-is-zero");
   if (request.target_is_zero && !request.existing) return usage_failure("--target-is-zero wants -n");
   if (request.existing && !request.options.empty())
@@ -116,6 +119,8 @@ task<outcome<void>> fill(engine_host& host, disk& from, std::string path, const 
   image_settings settings;
   settings.format = request.format->name;
   settings.writable = true;
+  settings.storage = request.source_settings.storage;
+  settings.storage.locking = image_locking::exclusive;
   auto to = co_await open_disk(host, path, settings);
   if (to.has_error()) co_return to.error();
   const bool is_zero = request.target_is_zero || (!request.existing && !request.backing);
@@ -163,7 +168,10 @@ void declare(option_set& options) {
              "Zeros shorter than this are written as data (default 4K); 0 writes all of them.")
       .progress()
       .argument("SRC", "The image to copy, with its whole chain.")
-      .argument("DST", "The image to make. An image that is there and not in use is replaced.");
+      .argument("DST",
+                "The image to make. An image that is there and not in use is replaced. An NBD export must be "
+                "there and "
+                "large enough.");
 }
 
 outcome<int> run(const given_options& given) {

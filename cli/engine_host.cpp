@@ -2,7 +2,6 @@
 
 #include "engine/block/backing_name.hpp"
 #include "engine/block/chain.hpp"
-#include "engine/block/local_opener.hpp"
 #include "formats/registry.hpp"
 
 #include <boost/asio/as_tuple.hpp>
@@ -43,8 +42,8 @@ outcome<std::unique_ptr<engine_host>> engine_host::create(aio_mode mode) {
   return host;
 }
 
-storage_opener engine_host::opener(storage_settings settings) {
-  return make_local_opener(*files_, settings.cache, settings.locking);
+storage_opener engine_host::opener(opener_settings settings) {
+  return make_storage_opener(*files_, std::move(settings));
 }
 
 outcome<int> engine_host::run(task<outcome<int>> work) {

@@ -10,8 +10,8 @@
 #include "engine/block/model.hpp"
 #include "engine/block/open_chain.hpp"
 #include "engine/block/resources.hpp"
+#include "engine/block/storage_openers.hpp"
 #include "engine/storage/file_io.hpp"
-#include "engine/storage/local_file.hpp"
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/signal_set.hpp>
@@ -22,18 +22,13 @@
 
 namespace weir::cli {
 
-struct storage_settings {
-  cache_mode cache = cache_mode::writeback;
-  image_locking locking = image_locking::exclusive;
-};
-
 /// How a command opens one image or chain.
 struct image_settings {
   std::string format;  ///< empty: probed
   bool writable = false;
   bool allow_remote_backing = false;
   bool alone = false;  ///< only the named image, not its backing chain
-  storage_settings storage;
+  opener_settings storage;
 };
 
 class engine_host {
@@ -46,7 +41,7 @@ class engine_host {
   executor context() noexcept { return io_.get_executor(); }
   engine_resources resources() noexcept { return {context(), buffers_, workers_}; }
   file_io& files() noexcept { return *files_; }
-  storage_opener opener(storage_settings settings);
+  storage_opener opener(opener_settings settings);
 
   /// Runs the engine until `work` has ended and returns what it returned.
   outcome<int> run(task<outcome<int>> work);

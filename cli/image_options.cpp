@@ -2,6 +2,7 @@
 
 #include "formats/registry.hpp"
 
+#include <chrono>
 #include <string_view>
 #include <utility>
 
@@ -12,7 +13,12 @@ void declare_image_options(option_set& options) {
       .value("format,f", "FMT",
              "Format of the image: raw, qcow2 or qed. Without it the named image is probed.")
       .flag("force-share,U", "Open the image although another process writes it; what is read may be stale.")
-      .flag("allow-remote-backing", "Open network locations that are named in image headers.");
+      .flag("allow-remote-backing", "Open network locations that are named in image headers.")
+      .value("tls-creds", "DIR",
+             "For nbds:// images: ca-cert.pem to verify the server with, and client-cert.pem and "
+             "client-key.pem.")
+      .value("reconnect-limit", "SECONDS",
+             "Wait this long for an NBD server that is gone before requests fail (default 60).");
 }
 
 outcome<const format_driver*> find_format(const std::string& name) {
@@ -30,6 +36,10 @@ outcome<image_settings> read_image_options(const given_options& given) {
     if (auto known = find_format(settings.format); known.has_error()) return known.error();
   }
   settings.allow_remote_backing = given.has("allow-remote-backing");
+  settings.storage.tls_directory = given.value("tls-creds").value_or("");
+  const auto limit = given.number("reconnect-limit");
+  if (limit.has_error()) return limit.error();
+  if (*limit) settings.storage.nbd.reconnect_limit = std::chrono::seconds(**limit);
   if (given.has("force-share")) settings.storage.locking = image_locking::share;
   return settings;
 }

@@ -39,7 +39,7 @@ outcome<serve_request> read_request(const given_options& given) {
   serve_request request;
   request.named = *given.value("SOURCE");
   if (given.has("tls-creds"))
-    return make_failure(errc::unsupported_feature, "--tls-creds", "TLS is not supported by this build");
+    return make_failure(errc::unsupported_feature, "--tls-creds", "TLS is not supported by weir serve yet");
   auto image = read_image_options(given);
   if (image.has_error()) return image.error();
   request.image = *image;
@@ -66,7 +66,6 @@ void declare(option_set& options) {
   declare_image_options(options);
   options.value("control", "SOCK", "Listen for QMP there.")
       .values("nbd", "unix:PATH|tcp:HOST:PORT", "Listen for NBD clients there. May be given several times.")
-      .value("tls-creds", "DIR", "Not supported by this build.")
       .flag("copy-on-read", "Keep what is read from backing images in the active one.")
       .flag("update-xml", "Write the domain XML back, atomically, when a job has changed a disk's chain.")
       .flag("read-only", "Open everything for reading only.")

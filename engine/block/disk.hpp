@@ -12,7 +12,7 @@
 #include "engine/base/range.hpp"
 #include "engine/base/task.hpp"
 #include "engine/block/chain.hpp"
-#include "engine/block/in_flight.hpp"
+#include "engine/base/in_flight.hpp"
 #include "engine/block/observer.hpp"
 #include "engine/block/populate.hpp"
 #include "engine/block/resources.hpp"

@@ -12,10 +12,9 @@
 #include "engine/base/async_event.hpp"
 #include "engine/base/error.hpp"
 #include "engine/base/task.hpp"
+#include "engine/base/timer.hpp"
 #include "engine/copy/rate_limit.hpp"
 #include "engine/jobs/job_state.hpp"
-
-#include <boost/asio/basic_waitable_timer.hpp>
 
 #include <chrono>
 #include <cstdint>
@@ -116,9 +115,6 @@ class job {
   void set_progress(std::uint64_t current_bytes, std::uint64_t total_bytes) noexcept;
 
  private:
-  using timer = boost::asio::basic_waitable_timer<rate_limit::clock,
-                                                  boost::asio::wait_traits<rate_limit::clock>, executor>;
-
   task<outcome<void>> work_and_finalize();
   task<result<void>> wait_for_finalize();
   task<void> stay_paused();

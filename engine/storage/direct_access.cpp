@@ -38,7 +38,7 @@ direct_access::direct_access(file_io& io, int descriptor, direct_alignment align
       alignment_(alignment),
       size_(size),
       has_end_(has_end),
-      released_(io.context()) {}
+      held_(io.context()) {}
 
 bool direct_access::is_straight(std::uint64_t offset, const std::byte* data,
                                 std::size_t length) const noexcept {
@@ -51,21 +51,11 @@ bool direct_access::overshoots(byte_range range) const noexcept {
   return has_end_ && align_up(range.end(), alignment_.block) > std::max(size_, range.end());
 }
 
-bool direct_access::is_held(byte_range range) const noexcept {
-  return std::any_of(held_.begin(), held_.end(), [range](byte_range held) { return held.overlaps(range); });
-}
-
-void direct_access::release(std::list<byte_range>::iterator held) noexcept {
-  held_.erase(held);
-  released_.notify_all();
-}
-
-task<direct_access::hold> direct_access::acquire(byte_range range) {
+task<in_flight_ranges::hold> direct_access::acquire(byte_range range) {
   const byte_range blocks = range.end() == to_the_end
                                 ? range_between(align_down(range.offset, alignment_.block), to_the_end)
                                 : align_outward(range, alignment_.block);
-  while (is_held(blocks)) co_await released_.wait();
-  co_return hold(*this, held_.insert(held_.end(), blocks));
+  co_return co_await held_.acquire(blocks);
 }
 
 task<result<void>> direct_access::read(std::uint64_t offset, std::span<std::byte> buffer) {
@@ -92,7 +82,7 @@ task<result<void>> direct_access::write(std::uint64_t offset, std::span<const st
   for (;;) {
     const bool overshooting = overshoots(range);
     const byte_range claimed = overshooting ? range_between(offset, to_the_end) : range;
-    const hold held = co_await acquire(claimed);
+    const in_flight_ranges::hold held = co_await acquire(claimed);
     if (overshoots(range) && !overshooting) continue;  // the file was truncated meanwhile
     result<void> done;
     if (is_straight(offset, data.data(), data.size())) {

@@ -7,8 +7,8 @@
 // that no growth is cut off.
 #pragma once
 
-#include "engine/base/async_event.hpp"
 #include "engine/base/error.hpp"
+#include "engine/base/in_flight.hpp"
 #include "engine/base/range.hpp"
 #include "engine/base/task.hpp"
 #include "engine/storage/direct_alignment.hpp"
@@ -17,31 +17,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <list>
 #include <span>
-#include <utility>
 
 namespace weir {
 
 class direct_access {
  public:
   static constexpr std::uint64_t to_the_end = std::numeric_limits<std::int64_t>::max();
-
-  /// Exclusive ownership of blocks until destroyed.
-  class hold {
-   public:
-    hold(hold&& other) noexcept : owner_(std::exchange(other.owner_, nullptr)), at_(other.at_) {}
-    hold& operator=(hold&&) = delete;
-    ~hold() {
-      if (owner_ != nullptr) owner_->release(at_);
-    }
-
-   private:
-    friend class direct_access;
-    hold(direct_access& owner, std::list<byte_range>::iterator at) : owner_(&owner), at_(at) {}
-    direct_access* owner_;
-    std::list<byte_range>::iterator at_;
-  };
 
   /// `size` is the length of the file; writes raise it. `has_end` tells that the file can be too long (it is a
   /// regular one). All outlive this.
@@ -52,13 +34,11 @@ class direct_access {
   task<result<void>> read(std::uint64_t offset, std::span<std::byte> buffer);
   task<result<void>> write(std::uint64_t offset, std::span<const std::byte> data);
   /// For other changes (zeroing, discarding, truncating): the blocks that `range` touches.
-  task<hold> acquire(byte_range range);
+  task<in_flight_ranges::hold> acquire(byte_range range);
 
  private:
   bool is_straight(std::uint64_t offset, const std::byte* data, std::size_t length) const noexcept;
   bool overshoots(byte_range range) const noexcept;
-  bool is_held(byte_range range) const noexcept;
-  void release(std::list<byte_range>::iterator held) noexcept;
   task<result<void>> write_bounced(byte_range range, std::span<const std::byte> data);
   task<result<void>> write_chunk(byte_range blocks, byte_range part, std::span<const std::byte> data,
                                  std::span<std::byte> bounce);
@@ -69,8 +49,7 @@ class direct_access {
   direct_alignment alignment_;
   std::uint64_t& size_;
   bool has_end_;
-  std::list<byte_range> held_;
-  async_event released_;
+  in_flight_ranges held_;
 };
 
 }  // namespace weir

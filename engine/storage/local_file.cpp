@@ -149,7 +149,7 @@ task<result<void>> local_file::synced(result<void> done) {
 
 task<result<void>> local_file::do_zero(byte_range range, zero_mode mode) {
   if (!direct_) co_return co_await zero_held(range, mode);
-  const direct_access::hold held = co_await direct_->acquire(range);
+  const in_flight_ranges::hold held = co_await direct_->acquire(range);
   const result<void> done = co_await zero_held(range, mode);
   co_return co_await synced(done);
 }
@@ -182,14 +182,14 @@ task<result<void>> local_file::do_discard(byte_range range) {
   if (!file_.is_regular) range = align_inward(range, file_.sector_bytes);
   if (range.empty()) co_return result<void>{};
   if (!direct_) co_return co_await space_.discard(range);
-  const direct_access::hold held = co_await direct_->acquire(range);
+  const in_flight_ranges::hold held = co_await direct_->acquire(range);
   const result<void> done = co_await space_.discard(range);
   co_return co_await synced(done);
 }
 
 task<result<void>> local_file::do_truncate(std::uint64_t length) {
   if (!file_.can_grow) co_return errc::not_supported;
-  std::optional<direct_access::hold> held;
+  std::optional<in_flight_ranges::hold> held;
   if (direct_) {
     const byte_range claimed = range_between(std::min(length, size_), direct_access::to_the_end);
     held.emplace(co_await direct_->acquire(claimed));

@@ -1,4 +1,4 @@
-#include "engine/block/in_flight.hpp"
+#include "engine/base/in_flight.hpp"
 
 #include "engine/base/task_group.hpp"
 #include "tests/support/run_task.hpp"

@@ -1,4 +1,4 @@
-// In-flight ranges of one disk: overlapping changes are serialised, everything else runs in parallel.
+// In-flight ranges of one disk or storage: overlapping changes are serialised, everything else runs in parallel.
 //
 // A holder owns its range exclusively. Waiters are granted in arrival order among those that overlap, so no
 // one starves: a newcomer also waits behind overlapping waiters. Lock order: a task holds at most one range

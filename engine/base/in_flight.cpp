@@ -1,4 +1,4 @@
-#include "engine/block/in_flight.hpp"
+#include "engine/base/in_flight.hpp"
 
 #include <boost/asio/post.hpp>
 
