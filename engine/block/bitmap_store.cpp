@@ -60,7 +60,9 @@ task<outcome<void>> bitmap_store::load_recording() {
   for (kept_bitmap& each : bitmaps_) {
     if (!each.enabled || each.inconsistent) continue;
     const outcome<dirty_bitmap*> loaded = co_await load_bits(each);
-    if (!loaded) co_return loaded.error();
+    if (loaded) continue;
+    if (loaded.error().code != errc::corrupt_image) co_return loaded.error();
+    each.inconsistent = true;
   }
   co_return outcome<void>{};
 }
@@ -147,6 +149,11 @@ task<outcome<void>> bitmap_store::merge(std::string name, const dirty_bitmap& fr
   co_return outcome<void>{};
 }
 
+void bitmap_store::forget_changes() noexcept {
+  for (kept_bitmap& each : bitmaps_) each.changed = false;
+  set_changed_ = false;
+}
+
 task<outcome<void>> bitmap_store::store() {
   const bool any = std::ranges::any_of(
       bitmaps_, [](const kept_bitmap& each) { return each.changed || (each.in_use && !each.inconsistent); });
@@ -155,7 +162,7 @@ task<outcome<void>> bitmap_store::store() {
   if (!done) co_return done;
   for (kept_bitmap& each : bitmaps_) {
     each.changed = false;
-    each.in_use = each.inconsistent;
+    each.in_use = each.in_use && each.inconsistent;
   }
   set_changed_ = false;
   marked_ = false;

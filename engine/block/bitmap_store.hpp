@@ -31,11 +31,11 @@ namespace weir {
 
 struct kept_bitmap {
   std::string name;
-  std::uint64_t granularity = 0;  ///< bytes, a power of two
-  bool enabled = false;           ///< records changes
-  bool inconsistent = false;      ///< its bits mean nothing: found in use when the image was opened
-  bool in_use = false;            ///< marked so on the storage
-  bool changed = false;           ///< to be written by store()
+  std::uint64_t granularity = 0;                    ///< bytes, a power of two
+  bool enabled = false;                             ///< records changes
+  bool inconsistent = false;                        ///< its bits mean nothing: damaged, or in use at open
+  bool in_use = false;                              ///< marked so on the storage
+  bool changed = false;                             ///< to be written by store()
   std::optional<dirty_bitmap> bits = std::nullopt;  ///< once loaded
 };
 
@@ -74,8 +74,12 @@ class bitmap_store {
   /// Adds the bits of `from`. Errors: another disk size; inconsistent.
   task<outcome<void>> merge(std::string name, const dirty_bitmap& from);
   /// Loads the bits of all that record, so that record() can set them. To be called when the image is opened.
+  /// A bitmap whose bits are damaged becomes inconsistent.
   task<outcome<void>> load_recording();
 
+  /// Changes of bitmaps since the last store() are not to be stored: what the storage has stays. Precondition: no
+  /// content has changed since.
+  void forget_changes() noexcept;
   /// Writes what has changed; durable on return. What fails to be written stays marked as in use.
   task<outcome<void>> store();
 

@@ -1,7 +1,6 @@
 #include "formats/qcow2/flusher.hpp"
 
 #include "engine/base/endian.hpp"
-#include "formats/qcow2/header_layout.hpp"
 
 #include <array>
 #include <span>
@@ -46,30 +45,38 @@ task<result<void>> flusher::flush() {
   co_return last_answer_;
 }
 
-task<result<void>> flusher::change_backing(std::optional<backing_reference> wanted) {
+task<result<void>> flusher::change_header(header_plan plan) {
   while (passes_started_ > passes_finished_) co_await finished_.wait();
   ++passes_started_;
   const result<void> flushed = co_await run_pass();
   result<void> answer = flushed;
-  if (answer) answer = co_await write_backing(wanted);
+  if (answer) answer = co_await write_header(plan);
   finish(flushed);
   co_return answer;
 }
 
-task<result<void>> flusher::write_backing(const std::optional<backing_reference>& wanted) {
+task<result<void>> flusher::change_backing(std::optional<backing_reference> wanted) {
+  const header_plan plan = [&wanted](std::span<const std::byte> cluster, const header& current) {
+    return plan_backing_change(cluster, current, wanted);
+  };
+  const result<void> changed = co_await change_header(plan);
+  if (changed) tables_.head.backing = wanted;
+  co_return changed;
+}
+
+task<result<void>> flusher::write_header(const header_plan& plan) {
   std::vector<std::byte> cluster(static_cast<std::size_t>(tables_.shape.cluster_size()));
   result<void> answer = co_await tables_.file.read(0, cluster);
   if (!answer) co_return answer;
   const outcome<header> current = parse_header(cluster, tables_.file.size(), tables_.file.location());
   if (!current) co_return current.error().code;
-  const result<std::vector<header_step>> steps = plan_backing_change(cluster, *current, wanted);
+  const result<std::vector<header_step>> steps = plan(cluster, *current);
   if (!steps) co_return steps.error();
   for (const header_step& step : *steps) {
     answer = co_await tables_.file.write(step.offset, step.bytes);
     if (answer) answer = co_await tables_.file.flush();
     if (!answer) co_return answer;
   }
-  tables_.head.backing = wanted;
   co_return answer;
 }
 

@@ -25,22 +25,31 @@
 #include "engine/base/error.hpp"
 #include "engine/base/task.hpp"
 #include "formats/qcow2/allocator.hpp"
+#include "formats/qcow2/header_layout.hpp"
 #include "formats/qcow2/image_tables.hpp"
 #include "formats/qcow2/refcounts.hpp"
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
+#include <span>
 #include <vector>
 
 namespace weir::qcow2 {
+
+/// Steps of a change of cluster 0, which parses as `current`.
+using header_plan = std::function<result<std::vector<header_step>>(std::span<const std::byte> cluster,
+                                                                   const header& current)>;
 
 class flusher {
  public:
   flusher(executor context, image_tables& tables, refcounts& counts, allocator& clusters);
 
   task<result<void>> flush();
-  /// A pass, then the steps of header_layout.hpp, each durable before the next; no other pass runs meanwhile,
-  /// so that the header's table pointers stay put.
+  /// A pass, then the steps that `plan` makes of cluster 0 and the header in it, each durable before the next; no
+  /// other pass runs meanwhile, so that the header's table pointers stay put.
+  task<result<void>> change_header(header_plan plan);
   task<result<void>> change_backing(std::optional<backing_reference> wanted);
   bool has_dirty() const noexcept;
 
@@ -48,7 +57,7 @@ class flusher {
   struct frozen_state;
 
   void finish(result<void> answer);
-  task<result<void>> write_backing(const std::optional<backing_reference>& wanted);
+  task<result<void>> write_header(const header_plan& plan);
   task<result<void>> run_pass();
   task<result<void>> write_pass(const frozen_state& taken);
   task<result<void>> write_refcount_table(const frozen_state& taken);

@@ -1,5 +1,7 @@
 #include "formats/qcow2/open_image.hpp"
 
+#include "engine/base/endian.hpp"
+#include "formats/qcow2/bitmap_directory.hpp"
 #include "formats/qcow2/check_image.hpp"
 #include "formats/qcow2/header.hpp"
 #include "formats/qcow2/qcow2_image.hpp"
@@ -57,17 +59,28 @@ void chart_metadata(image_tables& tables) {
   map.l2_tables = cluster_set(std::move(l2_tables));
 }
 
-/// Autoclear features this build does not keep up are withdrawn before the first change.
-task<result<void>> clear_autoclear(image_tables& tables) {
-  if (tables.head.autoclear == 0) co_return result<void>{};
-  const std::array<std::byte, 8> none{};
-  result<void> cleared = co_await tables.file.write(field::autoclear, none);
+/// Autoclear features that are not kept up are withdrawn before the first change.
+task<result<void>> clear_autoclear(image_tables& tables, std::uint64_t kept_up) {
+  const std::uint64_t left = tables.head.autoclear & kept_up;
+  if (left == tables.head.autoclear) co_return result<void>{};
+  std::array<std::byte, 8> bits{};
+  store_big(bits.data(), left);
+  result<void> cleared = co_await tables.file.write(field::autoclear, bits);
   if (cleared) cleared = co_await tables.file.flush();
-  if (cleared) tables.head.autoclear = 0;
+  if (cleared) tables.head.autoclear = left;
   co_return cleared;
 }
 
-task<outcome<void>> prepare_writing(qcow2_image& opened) {
+/// Bitmaps that nobody will keep up are as good as none.
+task<outcome<void>> load_bitmaps(qcow2_image& opened, bitmap_care care) {
+  if (opened.writable() && care == bitmap_care::withdraw) co_return outcome<void>{};
+  const result<void> loaded = co_await opened.bitmap_side().load();
+  if (!loaded) co_return make_failure(loaded.error(), opened.tables().file.location());
+  if (!opened.writable() || care != bitmap_care::record) co_return outcome<void>{};
+  co_return co_await opened.bitmap_side().load_recording();
+}
+
+task<outcome<void>> prepare_writing(qcow2_image& opened, bitmap_care care) {
   image_tables& tables = opened.tables();
   const std::string& location = tables.file.location();
   if (tables.metadata.l2_tables.has_duplicates()) {
@@ -79,7 +92,9 @@ task<outcome<void>> prepare_writing(qcow2_image& opened) {
   }
   const outcome<void> loaded = co_await opened.change_side()->load(location);
   if (!loaded) co_return loaded.error();
-  const result<void> cleared = co_await clear_autoclear(tables);
+  const bool keeps_bitmaps = care != bitmap_care::withdraw && !opened.bitmap_side().is_damaged();
+  const std::uint64_t kept_up = keeps_bitmaps ? bitmaps_bit : 0;
+  const result<void> cleared = co_await clear_autoclear(tables, kept_up);
   if (!cleared) co_return make_failure(cleared.error(), location);
   co_return outcome<void>{};
 }
@@ -121,7 +136,8 @@ task<outcome<std::unique_ptr<image>>> open_image(std::unique_ptr<storage> from, 
                                               options.metadata_cache_bytes);
   image_tables& tables = opened->tables();
   outcome<void> ready = co_await load_tables(*opened, options.snapshot);
-  if (ready && options.writable) ready = co_await prepare_writing(*opened);
+  if (ready) ready = co_await load_bitmaps(*opened, options.bitmaps);
+  if (ready && options.writable) ready = co_await prepare_writing(*opened, options.bitmaps);
   if (!ready) {
     const result<void> ignored = co_await tables.file.close();
     static_cast<void>(ignored);

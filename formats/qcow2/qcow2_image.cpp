@@ -13,7 +13,8 @@ qcow2_image::qcow2_image(executor context, std::unique_ptr<storage> from, const 
       mapper_(tables_, writable),
       writer_(writable ? std::make_unique<qcow2::writer>(context, tables_, pins(), cache_bytes / 4)
                        : nullptr),
-      snapshots_(tables_, writer_.get(), [this] { bump_epoch(); }) {}
+      bitmaps_(tables_, writer_.get()),
+      snapshots_(tables_, writer_.get(), bitmaps_, [this] { bump_epoch(); }) {}
 
 bool qcow2_image::zeroes_fast() const noexcept {
   return tables_.shape.version >= 3 || !tables_.head.backing;
@@ -81,7 +82,11 @@ task<result<void>> qcow2_image::do_set_backing(std::optional<backing_reference> 
 
 task<result<void>> qcow2_image::do_close() {
   result<void> answer;
-  if (writer_) answer = co_await writer_->flush_all();
+  if (writer_) {
+    const outcome<void> stored = co_await bitmaps_.store();
+    answer = co_await writer_->flush_all();
+    if (!stored) answer = stored.error().code;
+  }
   const result<void> closed = co_await storage_->close();
   co_return answer ? closed : answer;
 }

@@ -4,11 +4,12 @@
 // lookup that lacks a slice loads it and asks again. Writing adds the writer with its counts, allocator and
 // flush passes; a read-only image has none, and never looks at refcounts.
 //
-// Left out on purpose: bitmaps (marked inconsistent when the image is opened for writing), lazy refcounts (counts
-// are always written in order, so the dirty bit is never set, only repaired), writing compressed clusters.
+// Left out on purpose: lazy refcounts (counts are always written in order, so the dirty bit is never set, only
+// repaired), writing compressed clusters.
 #pragma once
 
 #include "engine/block/image.hpp"
+#include "formats/qcow2/bitmap_keeper.hpp"
 #include "formats/qcow2/image_tables.hpp"
 #include "formats/qcow2/mapper.hpp"
 #include "formats/qcow2/snapshot_keeper.hpp"
@@ -32,11 +33,12 @@ class qcow2_image final : public image {
   const std::optional<backing_reference>& backing() const noexcept override { return tables_.head.backing; }
   std::vector<image_fact> facts() const override;
   snapshot_store* snapshots() noexcept override { return &snapshots_; }
-  bitmap_store* bitmaps() noexcept override { return nullptr; }
+  bitmap_store* bitmaps() noexcept override { return tables_.shape.version >= 3 ? &bitmaps_ : nullptr; }
   storage& storage_at(std::uint8_t) noexcept override { return *storage_; }
 
   image_tables& tables() noexcept { return tables_; }
   snapshot_keeper& snapshot_side() noexcept { return snapshots_; }
+  bitmap_keeper& bitmap_side() noexcept { return bitmaps_; }
   /// Null on a read-only image.
   qcow2::writer* change_side() noexcept { return writer_.get(); }
 
@@ -56,6 +58,7 @@ class qcow2_image final : public image {
   image_tables tables_;
   mapper mapper_;
   std::unique_ptr<qcow2::writer> writer_;
+  bitmap_keeper bitmaps_;
   snapshot_keeper snapshots_;
 };
 

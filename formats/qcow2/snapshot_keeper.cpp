@@ -1,7 +1,6 @@
 #include "formats/qcow2/snapshot_keeper.hpp"
 
 #include "engine/base/endian.hpp"
-#include "formats/qcow2/bitmap_directory.hpp"
 #include "formats/qcow2/table_readers.hpp"
 
 #include <algorithm>
@@ -17,8 +16,9 @@ constexpr std::size_t longest_name = 255;
 
 }  // namespace
 
-snapshot_keeper::snapshot_keeper(image_tables& tables, writer* change_side, std::function<void()> remapped)
-    : tables_(tables), writer_(change_side), remapped_(std::move(remapped)) {}
+snapshot_keeper::snapshot_keeper(image_tables& tables, writer* change_side, const bitmap_store& bitmaps,
+                                 std::function<void()> remapped)
+    : tables_(tables), writer_(change_side), bitmaps_(bitmaps), remapped_(std::move(remapped)) {}
 
 task<result<void>> snapshot_keeper::load() {
   const header& head = tables_.head;
@@ -170,6 +170,10 @@ task<outcome<void>> snapshot_keeper::do_remove(std::string id) {
 task<outcome<void>> snapshot_keeper::do_apply(std::string id) {
   outcome<void> done = check_change();
   if (!done) co_return done;
+  if (!bitmaps_.bitmaps().empty()) {
+    co_return refuse("no snapshot can be applied while there are bitmaps: remove them first",
+                     errc::not_supported);
+  }
   const outcome<std::size_t> index = find_sound(id);
   if (!index) co_return index.error();
   const std::string& location = tables_.file.location();

@@ -12,6 +12,7 @@
 // Counts are checked against their width before the first is changed.
 #pragma once
 
+#include "engine/block/bitmap_store.hpp"
 #include "engine/block/snapshot_store.hpp"
 #include "formats/qcow2/image_tables.hpp"
 #include "formats/qcow2/metadata_space.hpp"
@@ -27,9 +28,11 @@ namespace weir::qcow2 {
 
 class snapshot_keeper final : public snapshot_store {
  public:
-  /// `change_side` is null on a read-only image. `remapped` is called when earlier answers about the mapping no longer
+  /// `change_side` is null on a read-only image. `bitmaps` are the image's: with any, apply() is refused, since they
+  /// would have to know what it changes. `remapped` is called when earlier answers about the mapping no longer
   /// hold.
-  snapshot_keeper(image_tables& tables, writer* change_side, std::function<void()> remapped);
+  snapshot_keeper(image_tables& tables, writer* change_side, const bitmap_store& bitmaps,
+                  std::function<void()> remapped);
 
   /// Reads the table; damage is remembered, not returned. To be called once, by who opens the image.
   task<result<void>> load();
@@ -66,6 +69,7 @@ class snapshot_keeper final : public snapshot_store {
 
   image_tables& tables_;
   writer* writer_;
+  const bitmap_store& bitmaps_;
   std::function<void()> remapped_;
   std::vector<snapshot_entry> entries_;
   byte_range table_;

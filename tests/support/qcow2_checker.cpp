@@ -30,6 +30,7 @@ class checker {
     claim(0, size_, "header");
     count_tables();
     count_snapshots();
+    count_bitmaps();
     walk_l1(number(40, 8), number(36, 4), true);
     compare();
     return report_;
@@ -91,6 +92,33 @@ class checker {
       entry += (length + 7) & ~u64{7};
     }
     claim(begin, entry - begin, "snapshot-table");
+  }
+
+  /// Only those that autoclear bit 0 vouches for.
+  void count_bitmaps() {
+    if (version_ < 3 || (number(88, 8) & 1) == 0) return;
+    for (u64 place = number(100, 4); place + 8 <= size_ && number(place, 4) != 0;) {
+      const u64 length = number(place + 4, 4);
+      if (number(place, 4) == 0x23852875) count_directory(number(place + 8, 4), number(place + 24, 8));
+      place += 8 + ((length + 7) & ~u64{7});
+    }
+  }
+
+  void count_directory(u64 count, u64 directory) {
+    u64 entry = directory;
+    for (u64 index = 0; index < count; ++index) {
+      const u64 table = number(entry, 8);
+      const u64 table_count = number(entry + 8, 4);
+      if (table_count > 0) claim(table, table_count * 8, "bitmap-table");
+      for (u64 place = table; place < table + table_count * 8; place += 8) {
+        const u64 raw = number(place, 8);
+        if (raw == 0 || raw == 1) continue;
+        if (raw % size_ != 0) error("bitmap table entry invalid" + at(place));
+        claim(raw, size_, "bitmap");
+      }
+      entry += (24 + number(entry + 18, 2) + number(entry + 20, 4) + 7) & ~u64{7};
+    }
+    claim(directory, entry - directory, "bitmap-directory");
   }
 
   void walk_l1(u64 l1, u64 count, bool active) {

@@ -21,7 +21,7 @@ struct qcow2_report {
   std::string text() const;
 };
 
-/// `file` is the whole file. Internal snapshots are followed; bitmaps are not.
+/// `file` is the whole file. Internal snapshots and bitmaps are followed.
 qcow2_report check_qcow2(std::span<const std::byte> file);
 
 }  // namespace weir::test

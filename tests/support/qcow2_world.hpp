@@ -134,6 +134,8 @@ class qcow2_world {
   std::uint64_t draw(std::uint64_t below) { return random_() % below; }
   image& target() { return *image_; }
   boost::asio::io_context& io() { return io_; }
+  /// From the next opening on.
+  void set_bitmap_care(bitmap_care care) { care_ = care; }
 
   void open() {
     image_ = open_on(disk_, true);
@@ -347,7 +349,7 @@ class qcow2_world {
 
   std::unique_ptr<image> open_on(simulated_disk& disk, bool writable, const std::string& snapshot = {}) {
     const image_open_options options{
-        .writable = writable, .snapshot = snapshot, .metadata_cache_bytes = cache_bytes_};
+        .writable = writable, .bitmaps = care_, .snapshot = snapshot, .metadata_cache_bytes = cache_bytes_};
     auto opened = run(io_, qcow2_driver().open(std::make_unique<simulated_storage>(disk), options));
     if (!opened) {
       ADD_FAILURE() << opened.error().what;
@@ -382,6 +384,7 @@ class qcow2_world {
   bool has_backing_ = false;
   bool forgetful_ = false;
   std::size_t cache_bytes_ = 0;
+  bitmap_care care_ = bitmap_care::withdraw;
   std::string description_;
   std::vector<std::byte> backing_;
   sector_oracle oracle_;
