@@ -75,6 +75,8 @@ task<outcome<int>> compare(engine_host& host, compare_request request) {
 void declare(option_set& options) {
   declare_image_options(options);
   options.value("second-format,F", "FMT", "Format of B.")
+      .value("snapshot,l", "NAME|ID", "Compare A as it was in this internal snapshot.")
+      .value("second-snapshot", "NAME|ID", "The same for B.")
       .flag("strict,s", "Sizes and allocation must agree too.")
       .progress()
       .argument("A", "One image.")
@@ -88,6 +90,7 @@ outcome<int> run(const given_options& given) {
   request.a_settings = *settings;
   request.b_settings = *settings;
   request.b_settings.format = given.value("second-format").value_or("");
+  request.b_settings.snapshot = given.value("second-snapshot").value_or("");
   if (!request.b_settings.format.empty()) {
     if (auto known = find_format(request.b_settings.format); known.has_error()) return known.error();
   }
@@ -106,7 +109,7 @@ outcome<int> run(const given_options& given) {
 
 verb compare_verb() {
   return {.name = "compare",
-          .synopsis = "[-f FMT] [-F FMT] [-s] [-U] [-p] A B",
+          .synopsis = "[-f FMT] [-F FMT] [-l SNAPSHOT] [--second-snapshot SNAPSHOT] [-s] [-U] [-p] A B",
           .summary = "compare the content of two images",
           .description =
               "Compares what a guest would see of two chains. Exit code 0: same; 1: different, the "

@@ -158,6 +158,7 @@ task<outcome<int>> convert(engine_host& host, convert_request request) {
 
 void declare(option_set& options) {
   declare_image_options(options);
+  declare_snapshot_option(options);
   options.value("output-format,O", "FMT", "Format of DST: raw (default), qcow2 or qed.")
       .values("options,o", "KEY=VALUE,...", "Options of the new image, as for weir create.")
       .value("backing,B", "BACKING", "Backing image to record in DST. All of SRC's content is still copied.")
@@ -187,7 +188,8 @@ outcome<int> run(const given_options& given) {
 verb convert_verb() {
   return {.name = "convert",
           .synopsis =
-              "[-f FMT] [-O FMT] [-o KEY=VALUE,...] [-B BACKING -F FMT] [-n] [--target-is-zero] [-S SIZE] "
+              "[-f FMT] [-l SNAPSHOT] [-O FMT] [-o KEY=VALUE,...] [-B BACKING -F FMT] [-n] "
+              "[--target-is-zero] [-S SIZE] "
               "[-U] [-p] SRC DST",
           .summary = "copy a whole chain into one image",
           .description =

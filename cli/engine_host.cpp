@@ -98,6 +98,8 @@ task<outcome<std::vector<std::shared_ptr<layer>>>> open_layers(engine_host& host
   options.read_only = !settings.writable;
   options.probe_active = true;
   options.allow_remote_backing = settings.allow_remote_backing;
+  options.image.snapshot = settings.snapshot;
+  options.image.bitmaps = settings.bitmaps;
   const storage_opener opener = host.opener(settings.storage);
   co_return co_await open_chain(described, formats(), opener, options);
 }

@@ -27,7 +27,9 @@ struct image_settings {
   std::string format;  ///< empty: probed
   bool writable = false;
   bool allow_remote_backing = false;
-  bool alone = false;  ///< only the named image, not its backing chain
+  bool alone = false;         ///< only the named image, not its backing chain
+  std::string snapshot = {};  ///< ID or name of the internal snapshot to show instead of the current state
+  bitmap_care bitmaps = bitmap_care::record;  ///< of an image opened for writing
   opener_settings storage;
 };
 

@@ -21,6 +21,10 @@ void declare_image_options(option_set& options) {
              "Wait this long for an NBD server that is gone before requests fail (default 60).");
 }
 
+void declare_snapshot_option(option_set& options) {
+  options.value("snapshot,l", "NAME|ID", "Read the image as it was in this internal snapshot.");
+}
+
 outcome<const format_driver*> find_format(const std::string& name) {
   const format_driver* driver = formats().find(name);
   if (driver != nullptr) return driver;
@@ -40,6 +44,7 @@ outcome<image_settings> read_image_options(const given_options& given) {
   const auto limit = given.number("reconnect-limit");
   if (limit.has_error()) return limit.error();
   if (*limit) settings.storage.nbd.reconnect_limit = std::chrono::seconds(**limit);
+  settings.snapshot = given.value("snapshot").value_or("");
   if (given.has("force-share")) settings.storage.locking = image_locking::share;
   return settings;
 }

@@ -12,6 +12,8 @@ namespace weir::cli {
 
 /// -f FMT, -U, --allow-remote-backing, and how to reach NBD servers.
 void declare_image_options(option_set& options);
+/// --snapshot NAME|ID, for verbs that read.
+void declare_snapshot_option(option_set& options);
 /// What they ask for, to open an image for reading. Errors: usage (unknown format).
 outcome<image_settings> read_image_options(const given_options& given);
 

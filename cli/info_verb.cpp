@@ -1,5 +1,6 @@
 #include "cli/human_size.hpp"
 #include "cli/image_options.hpp"
+#include "cli/snapshot_text.hpp"
 #include "cli/verbs.hpp"
 #include "engine/block/backing_name.hpp"
 #include "engine/control/image_info.hpp"
@@ -50,15 +51,34 @@ void print_line(std::string_view key, const std::string& value) {
   std::printf("%.*s: %s\n", static_cast<int>(key.size()), key.data(), value.c_str());
 }
 
+void print_nested(const json::value& value, std::string_view key, std::size_t indent);
+
+/// The members of an object or array, one per line, as qemu-img does.
+void print_members(const json::value& value, std::size_t indent) {
+  if (const json::array* list = value.if_array()) {
+    for (std::size_t at = 0; at < list->size(); ++at)
+      print_nested((*list)[at], "[" + std::to_string(at) + "]", indent);
+    return;
+  }
+  for (const json::key_value_pair& member : value.get_object()) {
+    std::string key = member.key();
+    for (char& c : key) c = c == '-' ? ' ' : c;
+    print_nested(member.value(), key, indent);
+  }
+}
+
+void print_nested(const json::value& value, std::string_view key, std::size_t indent) {
+  const std::string line = std::string(indent, ' ').append(key);
+  if (!value.is_array() && !value.is_object()) return print_line(line, text_of(value));
+  std::printf("%s:\n", line.c_str());
+  print_members(value, indent + 4);
+}
+
 void print_specific(const json::object& specific) {
   const json::object& data = specific.at("data").get_object();
   if (data.empty()) return;
   std::puts("Format specific information:");
-  for (const json::key_value_pair& fact : data) {
-    std::string key = fact.key();
-    for (char& c : key) c = c == '-' ? ' ' : c;
-    print_line("    " + key, text_of(fact.value()));
-  }
+  print_members(data, 4);
 }
 
 void print_human(const json::object& info) {
@@ -79,6 +99,8 @@ void print_human(const json::object& info) {
   if (const json::value* format = info.if_contains("backing-filename-format")) {
     print_line("backing file format", text_of(*format));
   }
+  if (const json::value* snapshots = info.if_contains("snapshots"))
+    std::fputs(snapshot_table(snapshots->get_array()).c_str(), stdout);
   if (const json::value* specific = info.if_contains("format-specific"))
     print_specific(specific->get_object());
 }
@@ -113,6 +135,7 @@ task<outcome<int>> info(engine_host& host, std::string image, image_settings set
 
 void declare(option_set& options) {
   declare_image_options(options);
+  declare_snapshot_option(options);
   options.flag("json", "Print JSON with the keys of qemu-img info.")
       .flag("backing-chain", "Show every image of the chain.")
       .argument("IMAGE", "The image.");
@@ -131,7 +154,7 @@ outcome<int> run(const given_options& given) {
 
 verb info_verb() {
   return {.name = "info",
-          .synopsis = "[--json] [--backing-chain] [-f FMT] [-U] IMAGE",
+          .synopsis = "[--json] [--backing-chain] [-f FMT] [-l SNAPSHOT] [-U] IMAGE",
           .summary = "show what an image is",
           .description =
               "Shows format, sizes, backing image and format-specific facts.\n\nWithout "

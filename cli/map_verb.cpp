@@ -49,6 +49,7 @@ task<outcome<int>> map(engine_host& host, std::string named, image_settings sett
 
 void declare(option_set& options) {
   declare_image_options(options);
+  declare_snapshot_option(options);
   options.flag("json", "Print JSON with the keys of qemu-img map; for a domain one such list per disk.")
       .argument("IMAGE", "The image, or a domain XML file: then all its disks.");
 }
@@ -65,7 +66,7 @@ outcome<int> run(const given_options& given) {
 
 verb map_verb() {
   return {.name = "map",
-          .synopsis = "[--json] [-f FMT] [-U] DOMAIN.xml | IMAGE",
+          .synopsis = "[--json] [-f FMT] [-l SNAPSHOT] [-U] DOMAIN.xml | IMAGE",
           .summary = "show which layer of a chain owns which range",
           .description =
               "Lists the runs of the guest-visible content: which layer of the chain holds each "

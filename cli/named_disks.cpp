@@ -1,6 +1,7 @@
 #include "cli/named_disks.hpp"
 
 #include "cli/described_disks.hpp"
+#include "cli/option_set.hpp"
 #include "formats/registry.hpp"
 
 #include <algorithm>
@@ -68,6 +69,7 @@ task<outcome<named_disks>> open_domain(engine_host& host, std::string path, imag
 task<outcome<named_disks>> open_named_disks(engine_host& host, std::string named, image_settings settings,
                                             std::optional<std::string> image_disk_name) {
   if (settings.format.empty() && is_domain_file(named)) {
+    if (!settings.snapshot.empty()) co_return usage_failure("--snapshot wants an image, not a domain");
     co_return co_await open_domain(host, std::move(named), settings);
   }
   outcome<layer_model> top = parse_image(named, settings);

@@ -163,6 +163,7 @@ outcome<std::optional<std::uint64_t>> given_options::number(std::string_view nam
 
 void given_options::add(std::string_view name, std::string value) {
   values_[std::string(name)].push_back(std::move(value));
+  order_.emplace_back(name);
 }
 
 option_entry& option_set::add(option_entry::kind_type kind, std::string_view spelling,

@@ -31,10 +31,14 @@ class given_options {
   /// The value as a whole number >= 0. Errors: usage.
   outcome<std::optional<std::uint64_t>> number(std::string_view name) const;
 
+  /// Names as they were given, one for each time: for verbs whose options are steps.
+  std::span<const std::string> names_in_order() const noexcept { return order_; }
+
   void add(std::string_view name, std::string value);
 
  private:
   std::map<std::string, std::vector<std::string>, std::less<>> values_;
+  std::vector<std::string> order_;
 };
 
 struct option_entry {

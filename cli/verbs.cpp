@@ -6,8 +6,8 @@ namespace weir::cli {
 
 std::span<const verb> verbs() {
   static const std::array table{
-      create_verb(),   info_verb(),         chain_verb(),      dumpxml_verb(), map_verb(),
-      check_verb(),    convert_verb(),      compare_verb(),    serve_verb(),   blockpull_verb(),
+      create_verb(),   info_verb(),         chain_verb(),      dumpxml_verb(), map_verb(),   check_verb(),
+      snapshot_verb(), bitmap_verb(),       convert_verb(),    compare_verb(), serve_verb(), blockpull_verb(),
       blockjob_verb(), copy_on_read_verb(), domblklist_verb(), ctl_verb(),
   };
   return table;

@@ -9,6 +9,7 @@
 namespace weir::cli {
 
 // One file per verb, cli/NAME_verb.cpp; the smallest are in cli/runtime_verbs.cpp.
+verb bitmap_verb();
 verb blockjob_verb();
 verb blockpull_verb();
 verb chain_verb();
@@ -23,6 +24,7 @@ verb dumpxml_verb();
 verb info_verb();
 verb map_verb();
 verb serve_verb();
+verb snapshot_verb();
 
 /// In the order of `weir help`.
 std::span<const verb> verbs();

@@ -1,5 +1,8 @@
 #include "engine/control/image_info.hpp"
 
+#include "engine/block/bitmap_store.hpp"
+#include "engine/block/snapshot_store.hpp"
+
 #include <sys/stat.h>
 
 #include <cstdint>
@@ -25,12 +28,26 @@ std::optional<std::uint64_t> allocated_bytes(const layer& described) {
   return static_cast<std::uint64_t>(found.st_blocks) * 512;
 }
 
-json::object format_specific(const image& described) {
+/// Bitmaps in the order of their directory; an inconsistent one is one that was left in use.
+json::array bitmap_list(const bitmap_store& store) {
+  json::array made;
+  for (const kept_bitmap& each : store.bitmaps()) {
+    json::array flags;
+    if (each.in_use || each.inconsistent) flags.emplace_back("in-use");
+    if (each.enabled) flags.emplace_back("auto");
+    made.push_back({{"flags", std::move(flags)}, {"name", each.name}, {"granularity", each.granularity}});
+  }
+  return made;
+}
+
+json::object format_specific(image& described) {
   json::object data;
   for (const image_fact& fact : described.facts()) {
     if (fact.key == cluster_size_key) continue;
     std::visit([&](const auto& value) { data[fact.key] = value; }, fact.value);
   }
+  const bitmap_store* bitmaps = described.bitmaps();
+  if (bitmaps != nullptr && !bitmaps->bitmaps().empty()) data["bitmaps"] = bitmap_list(*bitmaps);
   return {{"type", described.format()}, {"data", std::move(data)}};
 }
 
@@ -53,12 +70,14 @@ bool is_dirty(const image& described) {
 }  // namespace
 
 json::object image_info(const layer& described, const layer* below) {
-  const image& opened = *described.image;
+  image& opened = *described.image;
   json::object info{{"virtual-size", opened.virtual_size()},
                     {"filename", describe(described.model.source)},
                     {"format", opened.format()}};
   if (opened.grain() > 1) info["cluster-size"] = cluster_size(opened);
   if (const auto allocated = allocated_bytes(described)) info["actual-size"] = *allocated;
+  json::array snapshots = snapshot_list(opened);
+  if (!snapshots.empty()) info["snapshots"] = std::move(snapshots);
   if (opened.format() != "raw") info["format-specific"] = format_specific(opened);
   if (const auto& backing = opened.backing()) {
     if (below != nullptr) info["full-backing-filename"] = describe(below->model.source);
@@ -67,6 +86,25 @@ json::object image_info(const layer& described, const layer* below) {
   }
   info["dirty-flag"] = is_dirty(opened);
   return info;
+}
+
+json::array snapshot_list(image& described) {
+  constexpr std::uint64_t ns_per_s = 1'000'000'000;
+  json::array made;
+  const snapshot_store* snapshots = described.snapshots();
+  if (snapshots == nullptr) return made;
+  for (const snapshot_info& each : snapshots->list()) {
+    json::object shown{{"id", each.id},
+                       {"name", each.name},
+                       {"vm-state-size", each.vm_state_bytes},
+                       {"date-sec", each.date_s},
+                       {"date-nsec", each.date_ns},
+                       {"vm-clock-sec", each.vm_clock_ns / ns_per_s},
+                       {"vm-clock-nsec", each.vm_clock_ns % ns_per_s}};
+    if (each.icount) shown["icount"] = *each.icount;
+    made.push_back(std::move(shown));
+  }
+  return made;
 }
 
 json::object nested_image_info(const chain& layers, std::size_t depth) {

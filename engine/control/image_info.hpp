@@ -3,6 +3,7 @@
 
 #include "engine/block/chain.hpp"
 
+#include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
 
 #include <cstddef>
@@ -14,7 +15,10 @@ namespace weir {
 /// "full-backing-filename" only where `below` (the opened backing layer) is given.
 boost::json::object image_info(const layer& described, const layer* below);
 
-/// The same for `depth` and, nested as "backing-image", everything below it.
+/// The image's internal snapshots as a list of QEMU's SnapshotInfo.
+boost::json::array snapshot_list(image& described);
+
+/// image_info() for `depth` and, nested as "backing-image", everything below it.
 boost::json::object nested_image_info(const chain& layers, std::size_t depth);
 
 }  // namespace weir
