@@ -370,6 +370,22 @@ task<result<void>> disk::store(byte_range range, std::span<const std::byte> data
   co_return co_await notify_after(range, change_kind::write, data, done);
 }
 
+task<result<std::size_t>> disk::store_encoded(std::span<const encoded_piece> units) {
+  if (units.empty()) co_return std::size_t{0};
+  const byte_range range = range_between(units.front().guest.offset, units.back().guest.end());
+  const result<void> allowed = check_change(range);
+  if (!allowed) co_return allowed.error();
+  const gate::pass pass = co_await gate_.enter();
+  const in_flight_ranges::hold held = co_await in_flight_.acquire(grains_around(range));
+  result<void> seen = co_await notify_before(range, change_kind::write);
+  if (!seen) co_return seen.error();
+  const result<std::size_t> placed = co_await place_encoded(resources_, active(), units);
+  // Observers that want the data read it themselves: here it exists only encoded.
+  seen = co_await notify_after(range, change_kind::write, {}, result<void>{});
+  if (placed && !seen) co_return seen.error();
+  co_return placed;
+}
+
 void disk::add_observer(change_observer& observer) {
   observers_.push_back(&observer);
 }

@@ -115,6 +115,12 @@ class disk {
   /// Precondition: as read_and_scan() returned them for data.size() == range.length.
   task<result<void>> store(byte_range range, std::span<const std::byte> data,
                            std::span<const byte_range> non_zero, bool rest_is_zero);
+  /// Writes encoded units of the active layer, which must not overlap; returns how many of them, from the first on:
+  /// the next one is allocated already and can only be written plain (store). Precondition: each is one unit of
+  /// encoding().
+  task<result<std::size_t>> store_encoded(std::span<const encoded_piece> units);
+  /// How the active layer stores encoded units; none where it cannot.
+  std::optional<unit_encoding> encoding() const noexcept { return active().encoding(); }
   /// Unit of allocation of the active layer; copies in whole multiples of it need no read-modify-write.
   std::uint64_t grain() const noexcept { return active().grain(); }
 

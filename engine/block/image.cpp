@@ -56,6 +56,21 @@ task<result<allocation>> image::allocate(byte_range range) {
   co_return reserved;
 }
 
+task<result<allocation>> image::allocate_encoded(byte_range unit, std::uint64_t byte_length) {
+  if (closed_) co_return errc::closed;
+  if (!writable()) co_return errc::read_only;
+  const std::optional<unit_encoding> form = encoding();
+  if (!form) co_return errc::not_supported;
+  const bool whole =
+      is_aligned(unit.offset, form->unit_bytes) && !unit.empty() &&
+      fits(unit.offset, unit.length, virtual_size()) &&
+      (unit.length == form->unit_bytes || (unit.end() == virtual_size() && unit.length < form->unit_bytes));
+  if (!whole || byte_length == 0 || byte_length >= form->unit_bytes) co_return errc::out_of_range;
+  result<allocation> reserved = co_await do_allocate_encoded(unit, byte_length);
+  if (reserved) assert(reserved->guest == unit && reserved->encoded_length == byte_length);
+  co_return reserved;
+}
+
 task<result<void>> image::publish(const allocation& reserved) {
   if (closed_) co_return errc::closed;
   co_return co_await do_publish(reserved);
@@ -92,6 +107,26 @@ task<result<void>> image::set_backing(std::optional<backing_reference> reference
   if (closed_) co_return errc::closed;
   if (!writable()) co_return errc::read_only;
   co_return co_await do_set_backing(std::move(reference));
+}
+
+task<outcome<void>> image::resize(std::uint64_t size) {
+  const std::string& location = storage_at(0).location();
+  if (closed_) co_return make_failure(errc::closed, location);
+  if (!writable()) co_return make_failure(errc::read_only, location);
+  assert(pins_.pin_count() == 0 && is_aligned(size, 512));
+  const outcome<void> done = co_await do_resize(size);
+  bump_epoch();
+  co_return done;
+}
+
+task<outcome<void>> image::make_empty() {
+  const std::string& location = storage_at(0).location();
+  if (closed_) co_return make_failure(errc::closed, location);
+  if (!writable()) co_return make_failure(errc::read_only, location);
+  assert(pins_.pin_count() == 0);
+  const outcome<void> done = co_await do_make_empty();
+  bump_epoch();
+  co_return done;
 }
 
 task<result<void>> image::close() {

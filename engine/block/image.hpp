@@ -63,6 +63,24 @@ struct encoded_unit {
   unit_decoder decode = nullptr;
 };
 
+/// Makes encoded units of guest bytes. Values only: made and used on any thread, one unit at a time.
+class unit_encoder {
+ public:
+  unit_encoder() = default;
+  unit_encoder(const unit_encoder&) = delete;
+  unit_encoder& operator=(const unit_encoder&) = delete;
+  virtual ~unit_encoder() = default;
+  /// Encodes one whole unit into `encoded` and returns how many bytes that took; 0 where it would not fit, which
+  /// says that the unit is better written plain.
+  virtual result<std::size_t> encode(std::span<const std::byte> unit, std::span<std::byte> encoded) = 0;
+};
+
+/// How an image stores encoded units.
+struct unit_encoding {
+  std::uint64_t unit_bytes = 0;  ///< units begin at multiples of it; a power of two
+  std::unique_ptr<unit_encoder> (*make_encoder)() = nullptr;
+};
+
 /// A run of one layer with one answer.
 struct extent {
   extent_kind kind = extent_kind::unallocated;
@@ -96,6 +114,8 @@ struct allocation {
   bool host_is_zero = false;
   std::uint64_t host_offset = 0;  ///< where guest.offset goes; the host range is contiguous
   std::uint64_t token = 0;        ///< the image's own
+  /// Of allocate_encoded(): bytes reserved at host_offset, which has any alignment; 0: plain data.
+  std::uint64_t encoded_length = 0;
 };
 
 /// The backing image as the overlay's header records it.
@@ -137,6 +157,9 @@ class image {
   /// Storages by extent::storage_index; 0 always exists. Owned by the image.
   virtual storage& storage_at(std::uint8_t index) noexcept = 0;
 
+  /// How encoded units are written; none where the format, or this image, has none.
+  virtual std::optional<unit_encoding> encoding() const noexcept = 0;
+
   std::uint64_t epoch() const noexcept { return epoch_; }
 
   /// The extent at range.offset, no longer than range.length. Does no more I/O than its first grain needs.
@@ -153,6 +176,11 @@ class image {
   /// Precondition: writable; map at range.offset is not in_place data.
   /// Errors: read_only, ENOSPC, not_supported (everything is always in place).
   task<result<allocation>> allocate(byte_range range);
+  /// Reserves `byte_length` bytes for the encoded form of `unit`. Neighbours are packed: a host cluster may hold
+  /// several units, and is held by each of them. publish and release as for any allocation.
+  /// Precondition: `unit` is one unit of encoding(), or the part of it before the disk's end;
+  /// 0 < byte_length < unit_bytes. Errors: as allocate(); not_supported where the unit is allocated already.
+  task<result<allocation>> allocate_encoded(byte_range unit, std::uint64_t byte_length);
   /// Points the guest range at the reserved extent, whose bytes have all been written.
   task<result<void>> publish(const allocation& reserved);
   /// Gives back an allocation that will not be published.
@@ -170,6 +198,13 @@ class image {
   /// Rewrites the recorded backing image (nullopt removes it); durable on return, previous publishes
   /// included. Errors: not_supported; ENOSPC if the name does not fit the header.
   task<result<void>> set_backing(std::optional<backing_reference> reference);
+  /// Changes the virtual size; durable on return, previous publishes included. What is added is unallocated;
+  /// what is cut off is gone. Precondition: writable; nothing else is in flight; no mapping is alive; `size` is
+  /// a multiple of 512. Failures name the storage and the reason (not_supported where the format cannot).
+  task<outcome<void>> resize(std::uint64_t size);
+  /// Makes everything unallocated, so that the backing layer shows; durable on return. Precondition: as for
+  /// resize(). Failures name the storage and the reason.
+  task<outcome<void>> make_empty();
   /// Flushes, marks the image clean and closes its storages, even after errors. Idempotent.
   task<result<void>> close();
 
@@ -181,12 +216,15 @@ class image {
   virtual task<result<extent>> do_map(byte_range range, map_effort effort) = 0;
   virtual std::optional<result<extent>> do_try_map(byte_range range, map_effort effort) = 0;
   virtual task<result<allocation>> do_allocate(byte_range range) = 0;
+  virtual task<result<allocation>> do_allocate_encoded(byte_range unit, std::uint64_t byte_length) = 0;
   virtual task<result<void>> do_publish(const allocation& reserved) = 0;
   virtual task<result<void>> do_release(const allocation& reserved) = 0;
   virtual task<result<void>> do_zero(byte_range range, zero_mode mode) = 0;
   virtual task<result<void>> do_discard(byte_range range) = 0;
   virtual task<result<void>> do_flush() = 0;
   virtual task<result<void>> do_set_backing(std::optional<backing_reference> reference) = 0;
+  virtual task<outcome<void>> do_resize(std::uint64_t size) = 0;
+  virtual task<outcome<void>> do_make_empty() = 0;
   virtual task<result<void>> do_close() = 0;
 
   bool may_change(byte_range range) const noexcept;

@@ -146,6 +146,38 @@ task<result<void>> write_pieces(engine_resources resources, image& into,
   co_return done;
 }
 
+task<result<void>> publish_all(image& into, std::span<const target_piece> pieces) {
+  for (std::size_t index = 0; index < pieces.size(); ++index) {
+    const target_piece& each = pieces[index];
+    if (!each.reserved) continue;
+    const result<void> published = co_await into.publish(*each.reserved);
+    if (!published) {
+      co_await release_all(into, pieces.subspan(index));
+      co_return published;
+    }
+  }
+  co_return result<void>{};
+}
+
+/// What lies side by side on the storage and in memory as one piece, for writing only.
+std::vector<target_piece> joined_where_adjacent(std::span<const target_piece> pieces) {
+  std::vector<target_piece> joined;
+  for (const target_piece& each : pieces) {
+    if (!joined.empty()) {
+      target_piece& last = joined.back();
+      const bool follows = last.storage_index == each.storage_index &&
+                           last.host_offset + last.data.size() == each.host_offset &&
+                           last.data.data() + last.data.size() == each.data.data();
+      if (follows) {
+        last.data = {last.data.data(), last.data.size() + each.data.size()};
+        continue;
+      }
+    }
+    joined.push_back({std::nullopt, {}, each.storage_index, each.host_offset, each.data});
+  }
+  return joined;
+}
+
 /// Fills `range` of the reserved grains with what it reads as now, in pieces.
 task<result<void>> fill(write_context context, const allocation& where, byte_range range) {
   storage& target = context.layers.active().image->storage_at(where.storage_index);
@@ -213,16 +245,30 @@ task<result<void>> place_runs(write_context context, std::vector<placed_run> run
     co_await release_all(into, *pieces);
     co_return written;
   }
-  for (std::size_t index = 0; index < pieces->size(); ++index) {
-    const target_piece& each = (*pieces)[index];
-    if (!each.reserved) continue;
-    const result<void> published = co_await into.publish(*each.reserved);
-    if (!published) {
-      co_await release_all(into, std::span(*pieces).subspan(index));
-      co_return published;
+  co_return co_await publish_all(into, *pieces);
+}
+
+task<result<std::size_t>> place_encoded(engine_resources resources, image& into,
+                                        std::span<const encoded_piece> units) {
+  std::vector<target_piece> pieces;
+  for (const encoded_piece& unit : units) {
+    const result<allocation> slot = co_await into.allocate_encoded(unit.guest, unit.bytes.size());
+    if (!slot && slot.error() == errc::not_supported) break;
+    if (!slot) {
+      co_await release_all(into, pieces);
+      co_return slot.error();
     }
+    pieces.push_back({*slot, {}, slot->storage_index, slot->host_offset, unit.bytes});
   }
-  co_return result<void>{};
+  const std::vector<target_piece> writes = joined_where_adjacent(pieces);
+  const result<void> written = co_await write_pieces(resources, into, writes);
+  if (!written) {
+    co_await release_all(into, pieces);
+    co_return written.error();
+  }
+  const result<void> published = co_await publish_all(into, pieces);
+  if (!published) co_return published.error();
+  co_return pieces.size();
 }
 
 task<result<std::uint64_t>> write_to_new_grains(write_context context, std::uint64_t offset,

@@ -38,6 +38,18 @@ struct write_context {
 /// and held in flight. On an error nothing unpublished is kept; runs published before stay.
 task<result<void>> place_runs(write_context context, std::vector<placed_run> runs);
 
+/// One encoded unit and the guest bytes it stands for.
+struct encoded_piece {
+  byte_range guest;  ///< as image::allocate_encoded() wants it
+  std::span<const std::byte> bytes;
+};
+
+/// The same for encoded units, in order, so that they lie packed one behind the other; all of them go out in as few
+/// writes as that allows. Returns how many were placed: fewer than given where the next one is allocated already and
+/// cannot be written encoded.
+task<result<std::size_t>> place_encoded(engine_resources resources, image& into,
+                                        std::span<const encoded_piece> units);
+
 /// Writes a prefix of `data` at `offset` into newly allocated grains, which keep their content around it.
 /// Returns the number of bytes written. Precondition: the grains `data` touches are held in flight.
 task<result<std::uint64_t>> write_to_new_grains(write_context context, std::uint64_t offset,

@@ -54,6 +54,14 @@ task<result<allocation>> qcow2_image::do_allocate(byte_range range) {
   return writer_->allocate(range);
 }
 
+std::optional<unit_encoding> qcow2_image::encoding() const noexcept {
+  return std::nullopt;
+}
+
+task<result<allocation>> qcow2_image::do_allocate_encoded(byte_range, std::uint64_t) {
+  co_return errc::not_supported;
+}
+
 task<result<void>> qcow2_image::do_publish(const allocation& reserved) {
   return writer_->publish(reserved);
 }
@@ -78,6 +86,14 @@ task<result<void>> qcow2_image::do_set_backing(std::optional<backing_reference> 
   const result<void> changed = co_await writer_->change_backing(std::move(reference));
   if (changed) bump_epoch();
   co_return changed;
+}
+
+task<outcome<void>> qcow2_image::do_resize(std::uint64_t) {
+  co_return make_failure(errc::not_supported, storage_->location());
+}
+
+task<outcome<void>> qcow2_image::do_make_empty() {
+  co_return make_failure(errc::not_supported, storage_->location());
 }
 
 task<result<void>> qcow2_image::do_close() {

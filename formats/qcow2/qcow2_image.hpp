@@ -34,6 +34,7 @@ class qcow2_image final : public image {
   std::vector<image_fact> facts() const override;
   snapshot_store* snapshots() noexcept override { return &snapshots_; }
   bitmap_store* bitmaps() noexcept override { return tables_.shape.version >= 3 ? &bitmaps_ : nullptr; }
+  std::optional<unit_encoding> encoding() const noexcept override;
   storage& storage_at(std::uint8_t) noexcept override { return *storage_; }
 
   image_tables& tables() noexcept { return tables_; }
@@ -46,12 +47,15 @@ class qcow2_image final : public image {
   task<result<extent>> do_map(byte_range range, map_effort effort) override;
   std::optional<result<extent>> do_try_map(byte_range range, map_effort effort) override;
   task<result<allocation>> do_allocate(byte_range range) override;
+  task<result<allocation>> do_allocate_encoded(byte_range unit, std::uint64_t byte_length) override;
   task<result<void>> do_publish(const allocation& reserved) override;
   task<result<void>> do_release(const allocation& reserved) override;
   task<result<void>> do_zero(byte_range range, zero_mode mode) override;
   task<result<void>> do_discard(byte_range range) override;
   task<result<void>> do_flush() override;
   task<result<void>> do_set_backing(std::optional<backing_reference> reference) override;
+  task<outcome<void>> do_resize(std::uint64_t size) override;
+  task<outcome<void>> do_make_empty() override;
   task<result<void>> do_close() override;
 
   std::unique_ptr<storage> storage_;

@@ -47,6 +47,13 @@ task<result<void>> header_store::mark_clean() {
   co_return co_await replace(next);
 }
 
+task<result<void>> header_store::record_size(std::uint64_t image_bytes) {
+  const auto held = co_await changing_.acquire();
+  header next = current_;
+  next.image_bytes = image_bytes;
+  co_return co_await replace(next);
+}
+
 byte_range header_store::place_for_name(std::uint64_t length) const noexcept {
   // The old header must stay readable until the new one is durable: never over the name it refers to.
   const byte_range old = current_.has(feature::backing_file) ? current_.backing_name : byte_range{};

@@ -28,6 +28,8 @@ class header_store {
   task<result<void>> mark_clean();
   /// Records another backing image. Precondition: is_recordable, and all other metadata is durable.
   task<result<void>> record_backing(std::optional<backing_reference> reference);
+  /// Records another virtual size. Precondition: all other metadata is durable.
+  task<result<void>> record_size(std::uint64_t image_bytes);
 
  private:
   task<result<void>> replace(header next);

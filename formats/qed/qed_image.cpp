@@ -212,6 +212,10 @@ task<result<void>> qed_image::make_room() {
   co_return co_await writer_.flush();
 }
 
+task<result<allocation>> qed_image::do_allocate_encoded(byte_range, std::uint64_t) {
+  co_return errc::not_supported;
+}
+
 task<result<void>> qed_image::do_publish(const allocation& reserved) {
   const result<void> room = co_await make_room();
   if (!room) co_return room.error();
@@ -304,6 +308,65 @@ task<result<void>> qed_image::do_set_backing(std::optional<backing_reference> re
   const result<void> recorded = co_await header_.record_backing(std::move(reference));
   if (recorded) bump_epoch();
   co_return recorded;
+}
+
+task<result<void>> qed_image::clear_entries(std::uint64_t table, std::uint64_t first, std::uint64_t end) {
+  for (; first < end; ++first) {
+    const entry_position at = entry_at(table, first);
+    const result<void> loaded = co_await slices_.load(at.slice);
+    if (!loaded) co_return loaded.error();
+    if (load_entry(slices_.find(at.slice), at.index) == unallocated_entry) continue;
+    store_entry(slices_.find_for_change(at.slice), at.index, unallocated_entry);
+  }
+  co_return result<void>{};
+}
+
+/// Entries behind the end of the disk have meant nothing until now and may hold anything.
+task<result<void>> qed_image::clear_behind_end() {
+  const std::uint64_t tables = shape_.l1_entries(image_bytes_);
+  const result<void> cleared = co_await clear_entries(space_.l1_offset(), tables, shape_.table_entries());
+  if (!cleared || tables == 0) co_return cleared;
+  const result<std::uint64_t> last = co_await find_table(image_bytes_ - 1);
+  if (!last) co_return last.error();
+  if (*last == unallocated_entry) co_return result<void>{};
+  const std::uint64_t used = shape_.l2_entries(tables - 1, image_bytes_);
+  co_return co_await clear_entries(*last, used, shape_.table_entries());
+}
+
+task<outcome<void>> qed_image::do_resize(std::uint64_t size) {
+  const std::string& location = file_->location();
+  if (size < image_bytes_) {
+    co_return make_failure(errc::not_supported, location, "a QED image cannot shrink");
+  }
+  const std::uint64_t largest = largest_image_bytes(shape_);
+  if (size > largest) {
+    co_return make_failure(errno_code(EFBIG), location,
+                           "its tables can map " + std::to_string(largest) + " bytes at most");
+  }
+  result<void> done = co_await header_.mark_in_use();
+  if (done) done = co_await clear_behind_end();
+  if (done) done = co_await writer_.flush();
+  if (done) done = co_await header_.record_size(size);
+  if (!done) co_return make_failure(done.error(), location);
+  image_bytes_ = size;
+  co_return outcome<void>{};
+}
+
+/// The tables go first: what they pointed to leaks until the file is cut off behind the L1 table.
+task<outcome<void>> qed_image::do_make_empty() {
+  const std::string& location = file_->location();
+  result<void> done = co_await header_.mark_in_use();
+  if (done) done = co_await clear_entries(space_.l1_offset(), 0, shape_.table_entries());
+  if (done) done = co_await writer_.flush();
+  if (!done) co_return make_failure(done.error(), location);
+  slices_.forget({0, file_->size()});
+  const std::uint64_t end = space_.l1_offset() + shape_.table_bytes();
+  done = co_await file_->truncate(end);
+  if (done) done = co_await file_->flush();
+  if (!done && done.error() != errc::not_supported) co_return make_failure(done.error(), location);
+  if (done) free_ = free_space(end, shape_.cluster_bytes);
+  space_.set_tables({});
+  co_return outcome<void>{};
 }
 
 task<result<void>> qed_image::do_close() {

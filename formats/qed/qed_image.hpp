@@ -43,6 +43,7 @@ class qed_image final : public image {
   std::vector<image_fact> facts() const override;
   snapshot_store* snapshots() noexcept override { return nullptr; }
   bitmap_store* bitmaps() noexcept override { return nullptr; }
+  std::optional<unit_encoding> encoding() const noexcept override { return std::nullopt; }
   storage& storage_at(std::uint8_t) noexcept override { return *file_; }
 
  private:
@@ -60,12 +61,15 @@ class qed_image final : public image {
   task<result<extent>> do_map(byte_range range, map_effort effort) override;
   std::optional<result<extent>> do_try_map(byte_range range, map_effort effort) override;
   task<result<allocation>> do_allocate(byte_range range) override;
+  task<result<allocation>> do_allocate_encoded(byte_range unit, std::uint64_t byte_length) override;
   task<result<void>> do_publish(const allocation& reserved) override;
   task<result<void>> do_release(const allocation& reserved) override;
   task<result<void>> do_zero(byte_range range, zero_mode mode) override;
   task<result<void>> do_discard(byte_range range) override;
   task<result<void>> do_flush() override;
   task<result<void>> do_set_backing(std::optional<backing_reference> reference) override;
+  task<outcome<void>> do_resize(std::uint64_t size) override;
+  task<outcome<void>> do_make_empty() override;
   task<result<void>> do_close() override;
 
   lookup look_up(byte_range range);
@@ -88,6 +92,8 @@ class qed_image final : public image {
   task<result<void>> cover(byte_range host);
   task<result<void>> make_room();
   task<result<void>> zero_entries(entry_run run, bool only_data);
+  task<result<void>> clear_entries(std::uint64_t table, std::uint64_t first, std::uint64_t end);
+  task<result<void>> clear_behind_end();
 
   std::unique_ptr<storage> file_;
   geometry shape_;

@@ -57,6 +57,10 @@ task<result<allocation>> raw_image::do_allocate(byte_range range) {
   co_return errc::not_supported;
 }
 
+task<result<allocation>> raw_image::do_allocate_encoded(byte_range, std::uint64_t) {
+  co_return errc::not_supported;
+}
+
 task<result<void>> raw_image::do_publish(const allocation&) {
   co_return errc::not_supported;
 }
@@ -82,6 +86,22 @@ task<result<void>> raw_image::do_flush() {
 
 task<result<void>> raw_image::do_set_backing(std::optional<backing_reference>) {
   co_return errc::not_supported;
+}
+
+task<outcome<void>> raw_image::do_resize(std::uint64_t size) {
+  result<void> done = co_await file_->truncate(size);
+  if (done) done = co_await file_->flush();
+  const error_code fixed_length = errc::not_supported;
+  if (!done && done.error() == fixed_length) {
+    co_return make_failure(done.error(), file_->location(), "its length is fixed");
+  }
+  if (!done) co_return make_failure(done.error(), file_->location());
+  virtual_size_ = size;
+  co_return outcome<void>{};
+}
+
+task<outcome<void>> raw_image::do_make_empty() {
+  co_return make_failure(errc::not_supported, file_->location(), "a raw image cannot show a backing image");
 }
 
 task<result<void>> raw_image::do_close() {

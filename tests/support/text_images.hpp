@@ -78,6 +78,7 @@ class text_image final : public image {
   std::vector<image_fact> facts() const override { return {}; }
   snapshot_store* snapshots() noexcept override { return nullptr; }
   bitmap_store* bitmaps() noexcept override { return nullptr; }
+  std::optional<unit_encoding> encoding() const noexcept override { return std::nullopt; }
   storage& storage_at(std::uint8_t) noexcept override { return *from_; }
 
  private:
@@ -90,12 +91,21 @@ class text_image final : public image {
   }
   std::optional<result<extent>> do_try_map(byte_range, map_effort) override { return std::nullopt; }
   task<result<allocation>> do_allocate(byte_range) override { co_return errc::not_supported; }
+  task<result<allocation>> do_allocate_encoded(byte_range, std::uint64_t) override {
+    co_return errc::not_supported;
+  }
   task<result<void>> do_publish(const allocation&) override { return refuse(); }
   task<result<void>> do_release(const allocation&) override { return refuse(); }
   task<result<void>> do_zero(byte_range, zero_mode) override { return refuse(); }
   task<result<void>> do_discard(byte_range) override { return refuse(); }
   task<result<void>> do_flush() override { co_return result<void>{}; }
   task<result<void>> do_set_backing(std::optional<backing_reference>) override { return refuse(); }
+  task<outcome<void>> do_resize(std::uint64_t) override {
+    co_return make_failure(errc::not_supported, from_->location());
+  }
+  task<outcome<void>> do_make_empty() override {
+    co_return make_failure(errc::not_supported, from_->location());
+  }
   task<result<void>> do_close() override { return from_->close(); }
   static task<result<void>> refuse() { co_return errc::not_supported; }
 
