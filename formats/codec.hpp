@@ -1,9 +1,11 @@
-// Decoders of compressed units: pure functions over bytes, safe on any thread.
+// Decoders and encoders of compressed units. They work on bytes only, on any thread.
 #pragma once
 
 #include "engine/base/error.hpp"
+#include "engine/block/image.hpp"
 
 #include <cstddef>
+#include <memory>
 #include <span>
 
 namespace weir {
@@ -15,5 +17,10 @@ result<void> decode_deflate(std::span<const std::byte> encoded, std::span<std::b
 
 /// The same for zstd frames (RFC 8878). Windows above 128 MiB are refused as corrupt_data.
 result<void> decode_zstd(std::span<const std::byte> encoded, std::span<std::byte> decoded);
+
+/// Raw deflate streams with a window of 4 KiB, which is what readers of qcow2 count on, at zlib's default level.
+std::unique_ptr<unit_encoder> make_deflate_encoder();
+/// zstd frames at its default level.
+std::unique_ptr<unit_encoder> make_zstd_encoder();
 
 }  // namespace weir

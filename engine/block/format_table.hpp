@@ -50,6 +50,14 @@ struct image_create_options {
   data_file_opener create_data_file = {};
 };
 
+/// What a new image would take on its storage, beside or including its content.
+struct size_estimate {
+  std::uint64_t metadata_bytes = 0;  ///< of the image with everything allocated
+  std::uint64_t content_bytes = 0;   ///< of everything allocated, whole grains
+  std::uint64_t grain = 1;           ///< unit in which content takes space
+  bool is_sparse = true;             ///< only what is not zero takes content bytes
+};
+
 struct format_driver {
   std::string_view name;
   bool can_have_backing = false;
@@ -66,6 +74,8 @@ struct format_driver {
   /// Takes the storage over and closes it. Power loss during a repair leaves the image no worse than it was.
   /// Failures are about the image as a whole: it cannot be looked at. Null: the format has nothing to check.
   task<outcome<check_report>> (*check)(std::unique_ptr<storage> from, check_options options) = nullptr;
+  /// What an image made with these options would take. Failures as create(). Null: not known.
+  outcome<size_estimate> (*measure)(const image_create_options& options) = nullptr;
 };
 
 inline constexpr std::size_t probe_bytes = 512;

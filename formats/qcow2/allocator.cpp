@@ -179,6 +179,8 @@ task<result<void>> allocator::release_references(std::vector<std::uint64_t>& clu
 }
 
 task<void> allocator::make_free(cluster_run run) {
+  const byte_range freed{shape_.offset_of(run.first), run.count << shape_.cluster_bits};
+  if (freed.contains(next_byte_)) next_byte_ = 0;
   if (tables_.file.capabilities().can_punch) {
     const byte_range host{shape_.offset_of(run.first), run.count << shape_.cluster_bits};
     const result<void> advised = co_await tables_.file.discard(host);  // advice: refusing it costs only space

@@ -46,6 +46,16 @@ class allocator {
   /// One reference less on each of `clusters`, at once. Precondition: nothing on the storage names them any more on
   /// account of these references, and nobody reads them. `clusters` keeps what an error left undone.
   task<result<void>> release_now(std::vector<std::uint64_t>& clusters);
+  /// `length` bytes, less than a cluster, behind the bytes handed out last where there is room and the count of
+  /// their cluster can still grow; each cluster they touch counts one reference for them. `fresh` are the clusters
+  /// that nothing else uses. Errors: as reserve().
+  struct byte_reservation {
+    byte_range host;
+    cluster_run fresh;
+  };
+  task<result<byte_reservation>> reserve_bytes(std::uint64_t length);
+  /// The bytes were reserved and no pointer to them has been published.
+  task<result<void>> give_back_bytes(byte_range host);
 
   /// One reference less on each cluster of `run`, once that is safe. Any time, without the lock.
   void drop(cluster_run run);
@@ -71,6 +81,7 @@ class allocator {
   task<result<cluster_run>> find_exact(std::uint64_t from, std::uint64_t count);
   task<result<cluster_run>> find_beyond(std::uint64_t count);
   std::uint64_t take_growth(const refcounts::growth& grown);
+  task<result<std::uint64_t>> room_for_bytes();
   task<result<void>> release_references(std::vector<std::uint64_t>& clusters);
   task<void> make_free(cluster_run run);
   void list(cluster_run run);
@@ -84,6 +95,9 @@ class allocator {
   std::uint64_t never_written_from_;               // cluster index
   std::map<std::uint64_t, std::uint64_t> listed_;  // free runs: first → count
   bool list_overflowed_ = false;
+  /// Where the next bytes may go: inside a cluster that others' bytes use; 0 where there is none. The cluster has
+  /// a count of its own for each of them, so that it is forgotten here when the last goes.
+  std::uint64_t next_byte_ = 0;
   std::vector<std::uint64_t> dropped_;
   std::vector<std::uint64_t> frozen_;
   pin_ledger::generation frozen_retired_ = 0;

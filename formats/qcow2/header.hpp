@@ -23,9 +23,9 @@ inline constexpr std::uint32_t magic = 0x5146'49fb;
 /// Where the fields lie that are rewritten one by one.
 namespace field {
 inline constexpr std::uint64_t backing_offset = 8;
-inline constexpr std::uint64_t virtual_size =
-    24;                                        ///< with the L1 table's count and place behind it: 24 bytes of
-inline constexpr std::uint64_t l1_count = 36;  ///< one sector
+/// With count and place of the L1 table behind it: 24 bytes of one sector.
+inline constexpr std::uint64_t virtual_size = 24;
+inline constexpr std::uint64_t l1_count = 36;
 inline constexpr std::uint64_t l1_offset = 40;
 inline constexpr std::uint64_t refcount_table = 48;  ///< offset and cluster count: 12 bytes of one sector
 inline constexpr std::uint64_t snapshots = 60;       ///< count and offset: 12 bytes of one sector

@@ -5,9 +5,13 @@ namespace {
 
 constexpr l2_entry invalid_entry{};
 
+constexpr unsigned compressed_offset_bits(const geometry& shape) noexcept {
+  return 62 - (shape.cluster_bits - 8);
+}
+
 l2_entry decode_compressed(std::uint64_t raw, const geometry& shape) noexcept {
   if ((raw & copied_flag) != 0) return invalid_entry;
-  const unsigned offset_bits = 62 - (shape.cluster_bits - 8);
+  const unsigned offset_bits = compressed_offset_bits(shape);
   const std::uint64_t offset = raw & ((std::uint64_t{1} << offset_bits) - 1);
   const std::uint64_t more_sectors = (raw & ~compressed_flag) >> offset_bits;
   if (offset > offset_mask) return invalid_entry;
@@ -58,6 +62,13 @@ entry_kind subcluster_kind(const l2_entry& entry, unsigned index) noexcept {
   if ((entry.zeroes & bit) == 0) return entry_kind::unallocated;
   const bool owns_cluster = entry.kind == entry_kind::data || entry.kind == entry_kind::zero_allocated;
   return owns_cluster ? entry_kind::zero_allocated : entry_kind::zero_plain;
+}
+
+std::optional<std::uint64_t> encode_compressed_entry(byte_range host, const geometry& shape) noexcept {
+  const unsigned offset_bits = compressed_offset_bits(shape);
+  if (host.end() > offset_mask || host.end() >> offset_bits != 0) return std::nullopt;
+  const std::uint64_t more_sectors = (host.end() - 1) / sector_bytes - host.offset / sector_bytes;
+  return compressed_flag | more_sectors << offset_bits | host.offset;
 }
 
 cluster_run referenced_clusters(const l2_entry& entry, const geometry& shape) noexcept {

@@ -77,6 +77,10 @@ inline std::uint64_t encode_data_entry(std::uint64_t host_offset) noexcept {
   return host_offset | copied_flag;
 }
 
+/// An entry for compressed bytes at `host`; nothing where they lie further back than entries can say.
+/// Precondition: 0 < host.length < cluster size.
+std::optional<std::uint64_t> encode_compressed_entry(byte_range host, const geometry& shape) noexcept;
+
 /// L2 table offset of an L1 entry, 0 for none; empty where the entry is invalid.
 std::optional<std::uint64_t> decode_l1_entry(std::uint64_t raw, const geometry& shape) noexcept;
 

@@ -4,6 +4,7 @@
 #include "formats/qcow2/check_image.hpp"
 #include "formats/qcow2/create_image.hpp"
 #include "formats/qcow2/header.hpp"
+#include "formats/qcow2/measure.hpp"
 #include "formats/qcow2/open_image.hpp"
 
 namespace weir {
@@ -24,7 +25,8 @@ format_driver qcow2_driver() {
           .probe = &has_magic,
           .open = &qcow2::open_image,
           .create = &qcow2::create_image,
-          .check = &qcow2::check_image};
+          .check = &qcow2::check_image,
+          .measure = &qcow2::measure_image};
 }
 
 }  // namespace weir

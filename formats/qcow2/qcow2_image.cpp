@@ -1,5 +1,7 @@
 #include "formats/qcow2/qcow2_image.hpp"
 
+#include "formats/codec.hpp"
+
 #include <utility>
 
 namespace weir::qcow2 {
@@ -55,11 +57,13 @@ task<result<allocation>> qcow2_image::do_allocate(byte_range range) {
 }
 
 std::optional<unit_encoding> qcow2_image::encoding() const noexcept {
-  return std::nullopt;
+  const bool zstd = tables_.head.compression == compression::zstd;
+  return unit_encoding{.unit_bytes = tables_.shape.cluster_size(),
+                       .make_encoder = zstd ? &make_zstd_encoder : &make_deflate_encoder};
 }
 
-task<result<allocation>> qcow2_image::do_allocate_encoded(byte_range, std::uint64_t) {
-  co_return errc::not_supported;
+task<result<allocation>> qcow2_image::do_allocate_encoded(byte_range unit, std::uint64_t byte_length) {
+  return writer_->allocate_encoded(unit, byte_length);
 }
 
 task<result<void>> qcow2_image::do_publish(const allocation& reserved) {
@@ -88,12 +92,14 @@ task<result<void>> qcow2_image::do_set_backing(std::optional<backing_reference> 
   co_return changed;
 }
 
-task<outcome<void>> qcow2_image::do_resize(std::uint64_t) {
-  co_return make_failure(errc::not_supported, storage_->location());
+task<outcome<void>> qcow2_image::do_resize(std::uint64_t size) {
+  return writer_->resize(size);
 }
 
 task<outcome<void>> qcow2_image::do_make_empty() {
-  co_return make_failure(errc::not_supported, storage_->location());
+  const result<void> emptied = co_await writer_->make_empty();
+  if (!emptied) co_return make_failure(emptied.error(), storage_->location());
+  co_return outcome<void>{};
 }
 
 task<result<void>> qcow2_image::do_close() {

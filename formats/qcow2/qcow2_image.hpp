@@ -5,7 +5,7 @@
 // flush passes; a read-only image has none, and never looks at refcounts.
 //
 // Left out on purpose: lazy refcounts (counts are always written in order, so the dirty bit is never set, only
-// repaired), writing compressed clusters.
+// repaired).
 #pragma once
 
 #include "engine/block/image.hpp"

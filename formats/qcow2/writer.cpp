@@ -186,6 +186,7 @@ task<result<void>> writer::pad_end(const allocation& reserved) {
 }
 
 task<result<void>> writer::publish(const allocation& reserved) {
+  if (reserved.encoded_length > 0) co_return co_await publish_encoded(reserved);
   result<void> reached = co_await pad_end(reserved);
   if (reached) reached = co_await reach(reserved.host_offset + reserved.guest.length);
   if (!reached) co_return reached.error();
@@ -219,6 +220,7 @@ void writer::drop_what(const raw_l2_entry& old, const raw_l2_entry& now) {
 }
 
 task<result<void>> writer::release(const allocation& reserved) {
+  if (reserved.encoded_length > 0) co_return co_await release_encoded(reserved);
   if (reserved.token == reused_token && !shape_.extended_l2) co_return result<void>{};
   const async_lock::guard lock = co_await allocation_.acquire();
   if (shape_.extended_l2) co_return co_await release_subclusters(reserved);

@@ -38,12 +38,15 @@ class writer {
 
   // As in image.hpp.
   task<result<allocation>> allocate(byte_range range);
+  task<result<allocation>> allocate_encoded(byte_range unit, std::uint64_t byte_length);
   task<result<void>> publish(const allocation& reserved);
   task<result<void>> release(const allocation& reserved);
   task<result<void>> zero(byte_range range, zero_mode mode);
   task<result<void>> discard(byte_range range);
   task<result<void>> flush();
   task<result<void>> change_backing(std::optional<backing_reference> wanted);
+  task<outcome<void>> resize(std::uint64_t size);
+  task<result<void>> make_empty();
   /// Flushes until nothing is dirty and everything dropped is free. Precondition: no pins are left.
   task<result<void>> flush_all();
 
@@ -89,6 +92,16 @@ class writer {
   result<bool> needs_change(const placed_slice& at, byte_range range, entry_change what) const;
   bool is_moving(byte_range range, std::uint64_t clusters) const noexcept;
   void drop_what(const raw_l2_entry& old, const raw_l2_entry& now);
+  task<outcome<void>> grow(std::uint64_t size);
+  task<outcome<void>> shrink(std::uint64_t size);
+  task<result<void>> move_l1(std::uint64_t count);
+  task<result<void>> record_size(std::uint64_t size);
+  task<result<void>> forget(cluster_run guest);
+  task<result<void>> forget_table(std::uint64_t l1_index, std::uint64_t table);
+  task<result<void>> forget_entries(std::uint64_t l1_index, byte_range guest);
+  task<result<void>> trim();
+  task<result<void>> publish_encoded(const allocation& reserved);
+  task<result<void>> release_encoded(const allocation& reserved);
   task<result<void>> fetch(std::uint64_t slice);
   task<result<void>> relieve();
   task<result<void>> note(error_code code);

@@ -98,10 +98,16 @@ task<outcome<void>> create_raw(storage& into, image_create_options options) {
   co_return outcome<void>{};
 }
 
+outcome<size_estimate> measure_raw(const image_create_options& options) {
+  return size_estimate{.content_bytes = align_up(options.virtual_size, raw_image::sector_bytes),
+                       .grain = raw_image::sector_bytes,
+                       .is_sparse = false};
+}
+
 }  // namespace
 
 format_driver raw_driver() {
-  return {.name = "raw", .open = open_raw, .create = create_raw};
+  return {.name = "raw", .open = open_raw, .create = create_raw, .measure = measure_raw};
 }
 
 }  // namespace weir

@@ -14,7 +14,8 @@ std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
   return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
 }
 
-void live(const qcow2_settings& settings, int lives, int steps) {
+/// Adds to `encoded` how many units were written compressed.
+void live(const qcow2_settings& settings, int lives, int steps, std::uint64_t& encoded) {
   qcow2_world world(settings);
   SCOPED_TRACE(world.description() + " (WEIR_SEED=" + std::to_string(settings.seed) + ")");
   for (int life = 0; life < lives; ++life) {
@@ -35,14 +36,17 @@ void live(const qcow2_settings& settings, int lives, int steps) {
     ASSERT_NO_FATAL_FAILURE(world.expect_content("after reopening"));
     ASSERT_TRUE(world.close().has_value());
   }
+  encoded += world.encoded_units();
 }
 
 TEST(qcow2_model, behaves_like_an_array_and_stays_clean) {
   const std::uint64_t first = from_environment("WEIR_SEED", 1);
   const std::uint64_t runs = from_environment("WEIR_RUNS", 40);
+  std::uint64_t encoded = 0;
   for (std::uint64_t seed = first; seed < first + runs && !HasFailure(); ++seed) {
-    live({.seed = seed}, 3, 24);
+    live({.seed = seed}, 3, 24, encoded);
   }
+  EXPECT_GT(encoded, runs) << "compressed writes are part of a life";
 }
 
 // 512-byte clusters: a refcount table cluster covers 2 MiB with 64-bit counts, so that the table must grow.

@@ -89,6 +89,33 @@ class image_driver {
     co_return whole;
   }
 
+  /// Writes one unit encoded. False, with nothing done, where it does not get smaller or is allocated already.
+  /// `publish` false: it is reserved, written and given back.
+  task<result<bool>> write_encoded(byte_range unit, std::span<const std::byte> data, bool publish) {
+    const std::optional<unit_encoding> form = image_.encoding();
+    if (!form) co_return false;
+    std::vector<std::byte> whole(static_cast<std::size_t>(form->unit_bytes));
+    std::memcpy(whole.data(), data.data(), data.size());
+    std::vector<std::byte> encoded(whole.size() - 1);
+    const result<std::size_t> length = form->make_encoder()->encode(whole, encoded);
+    if (!length) co_return result<bool>(boost::system::in_place_error, length.error());
+    if (*length == 0) co_return false;
+    const result<allocation> slot = co_await image_.allocate_encoded(unit, *length);
+    const error_code unsupported = errc::not_supported;
+    if (!slot && slot.error() == unsupported) co_return false;
+    if (!slot) co_return result<bool>(boost::system::in_place_error, slot.error());
+    const auto bytes = std::span<const std::byte>(encoded).first(*length);
+    result<void> done = co_await image_.storage_at(slot->storage_index).write(slot->host_offset, bytes);
+    if (done && publish) {
+      done = co_await image_.publish(*slot);
+    } else {
+      const result<void> released = co_await image_.release(*slot);
+      if (done && !released) done = released;
+    }
+    if (!done) co_return result<bool>(boost::system::in_place_error, done.error());
+    co_return publish;
+  }
+
   task<result<void>> flush() { return image_.flush(); }
 
   /// The largest part of `range` that image::zero and image::discard take.

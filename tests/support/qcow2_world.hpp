@@ -76,6 +76,16 @@ class sector_oracle {
   }
 
   std::size_t count() const { return now_.size(); }
+  /// The disk has another length; what is gained holds `values`, and may hold anything where `loose` says so.
+  void resize(std::size_t count, const std::vector<tag>& values, std::size_t loose_until) {
+    const std::size_t before = now_.size();
+    now_.resize(count);
+    possible_.resize(count);
+    for (std::size_t sector = before; sector < count; ++sector) {
+      set(sector, values[sector]);
+      if (sector < loose_until) loose_.insert(sector);
+    }
+  }
   tag at(std::size_t sector) const { return now_[sector]; }
   void set(std::size_t sector, tag value) {
     now_[sector] = value;
@@ -86,8 +96,11 @@ class sector_oracle {
   /// A flush succeeded, and nothing was changed while it ran.
   void settle() {
     for (std::size_t sector = 0; sector < now_.size(); ++sector) possible_[sector] = {now_[sector]};
+    loose_.clear();
   }
-  bool allows(std::size_t sector, tag value) const { return possible_[sector].contains(value); }
+  bool allows(std::size_t sector, tag value) const {
+    return possible_[sector].contains(value) || loose_.contains(sector);
+  }
 
   /// A sector of `value`s; 0 is a sector of zeros.
   static void fill(std::span<std::byte> sector, tag value) {
@@ -108,6 +121,7 @@ class sector_oracle {
  private:
   std::vector<tag> now_;
   std::vector<std::set<tag>> possible_;
+  std::set<std::size_t> loose_;
 };
 
 class qcow2_world {
@@ -170,9 +184,20 @@ class qcow2_world {
     const std::uint64_t first = draw(oracle_.count());
     const std::uint64_t most = std::min<std::uint64_t>(oracle_.count() - first, 1 + draw(40));
     const std::uint64_t count = 1 + draw(most);
-    switch (draw(10)) {
+    switch (draw(15)) {
       case 0:
         flush();
+        break;
+      case 10:
+      case 11:
+      case 12:
+        write_encoded(first, draw(8) != 0);
+        break;
+      case 13:
+        if (draw(2) == 0) resize((1 + draw(2 * oracle_.count())) * world_sector);
+        break;
+      case 14:
+        if (draw(6) == 0) make_empty();
         break;
       case 1:
       case 2:
@@ -198,6 +223,65 @@ class qcow2_world {
       oracle_.set(static_cast<std::size_t>(first + index), value);
     }
     expect_done(run(io_, driver_->write(first * world_sector, data)), "write");
+  }
+
+  /// The unit around a sector, compressed, where that can be; published or given back.
+  void write_encoded(std::uint64_t around, bool publish) {
+    const std::uint64_t unit_bytes = image_->encoding()->unit_bytes;
+    const std::uint64_t begin = align_down(around * world_sector, unit_bytes);
+    const byte_range unit = intersection({begin, unit_bytes}, {0, size_});
+    std::vector<std::byte> data(static_cast<std::size_t>(unit.length));
+    std::vector<sector_oracle::tag> values;
+    for (std::uint64_t index = 0; index < unit.length / world_sector; ++index) {
+      values.push_back(++last_tag_);
+      sector_oracle::fill(sector_of(data, index), values.back());
+      // Until the next flush it may or may not have arrived.
+      if (publish) oracle_.may_be(static_cast<std::size_t>(begin / world_sector + index), values.back());
+    }
+    const result<bool> done = run(io_, driver_->write_encoded(unit, data, publish));
+    if (!done) return expect_done(done.error(), "write encoded");
+    for (std::uint64_t index = 0; *done && index < values.size(); ++index) {
+      oracle_.set(static_cast<std::size_t>(begin / world_sector + index), values[index]);
+    }
+    encoded_units_ += *done ? 1 : 0;
+  }
+
+  /// How many units have been written compressed.
+  std::uint64_t encoded_units() const { return encoded_units_; }
+
+  /// Another size, as the engine does it: what is gained in the last cluster is zeroed.
+  void resize(std::uint64_t size) {
+    const std::uint64_t old_size = size_;
+    flush();
+    if (!power_.on()) return;
+    other_size_ = size;
+    const outcome<void> done = run(io_, image_->resize(size));
+    if (!done) {
+      if (power_.on()) ADD_FAILURE() << "resize: " << done.error().what;
+      return;
+    }
+    size_ = size;
+    other_size_.reset();
+    const std::uint64_t rounded = std::min(align_up(old_size, image_->encoding()->unit_bytes), size);
+    std::vector<sector_oracle::tag> values(static_cast<std::size_t>(size / world_sector));
+    for (std::size_t sector = 0; sector < values.size(); ++sector) values[sector] = backing_tag(sector);
+    oracle_.resize(values.size(), values, static_cast<std::size_t>(rounded / world_sector));
+    if (rounded > old_size) zero(old_size / world_sector, (rounded - old_size) / world_sector);
+  }
+
+  /// Everything shows the backing image again.
+  void make_empty() {
+    flush();
+    if (!power_.on()) return;
+    for (std::size_t sector = 0; sector < oracle_.count(); ++sector)
+      oracle_.may_be(sector, backing_tag(sector));
+    const outcome<void> done = run(io_, image_->make_empty());
+    if (!done) {
+      if (power_.on()) ADD_FAILURE() << "make_empty: " << done.error().what;
+      return;
+    }
+    for (std::size_t sector = 0; sector < oracle_.count(); ++sector) oracle_.set(sector, backing_tag(sector));
+    oracle_.settle();
   }
 
   void zero(std::uint64_t first, std::uint64_t count) {
@@ -276,12 +360,14 @@ class qcow2_world {
     std::unique_ptr<image> revived = open_on(survivor, true);
     ASSERT_NE(revived, nullptr);
     image_driver driver(*revived, backing_);
+    const std::uint64_t size = revived->virtual_size();
+    ASSERT_TRUE(size == size_ || other_size_ == size) << "the size is " << size;
     const std::vector<sector_oracle::tag> now = read_all(driver);
-    for (std::size_t sector = 0; sector < now.size(); ++sector) {
+    for (std::size_t sector = 0; sector < std::min(now.size(), oracle_.count()); ++sector) {
       ASSERT_TRUE(oracle_.allows(sector, now[sector]))
           << "sector " << sector << " holds " << now[sector] << ", last written " << oracle_.at(sector);
     }
-    std::vector<std::byte> all(static_cast<std::size_t>(size_), std::byte{0x77});
+    std::vector<std::byte> all(static_cast<std::size_t>(size), std::byte{0x77});
     EXPECT_TRUE(run(io_, driver.write(0, all)).has_value());
     EXPECT_TRUE(run(io_, revived->close()).has_value());
     const qcow2_report after = check_qcow2(bytes_of(survivor));
@@ -319,6 +405,7 @@ class qcow2_world {
     if (!v2 && draw(2) == 0) options_.options["lazy_refcounts"] = "on";
     if (settings.widest_counts) options_.options["compat"] = "1.1";
     if (settings.widest_counts) options_.options["refcount_bits"] = "64";
+    if (!v2 && draw(2) == 0) options_.options["compression_type"] = "zstd";
     size_ = (1 + draw(settings.largest_size / world_sector)) * world_sector;
     options_.virtual_size = size_;
     has_backing_ = draw(2) == 0;
@@ -359,7 +446,7 @@ class qcow2_world {
   }
 
   std::vector<sector_oracle::tag> read_all(image_driver& driver) {
-    std::vector<std::byte> all(static_cast<std::size_t>(size_));
+    std::vector<std::byte> all(static_cast<std::size_t>(driver.target().virtual_size()));
     const result<void> got = run(io_, driver.read(0, all));
     expect_done(got, "read");
     std::vector<sector_oracle::tag> tags(all.size() / world_sector);
@@ -389,6 +476,8 @@ class qcow2_world {
   std::vector<std::byte> backing_;
   sector_oracle oracle_;
   sector_oracle::tag last_tag_ = 0;
+  std::uint64_t encoded_units_ = 0;
+  std::optional<std::uint64_t> other_size_;  ///< a resize to it was under way when the power went
   std::unique_ptr<image> image_;
   std::optional<image_driver> driver_;
 };

@@ -105,5 +105,58 @@ TEST(codec, rubbish_is_refused_or_decoded_but_never_trusted) {
   }
 }
 
+TEST(codec, encoders_and_decoders_agree) {
+  const std::pair<std::unique_ptr<unit_encoder>, decoder> pairs[] = {
+      {make_deflate_encoder(), &decode_deflate}, {make_zstd_encoder(), &decode_zstd}};
+  for (const auto& [encoder, decode] : pairs) {
+    for (const std::size_t size : {std::size_t{512}, std::size_t{65536}, std::size_t{2} << 20}) {
+      const bytes plain = make_plain(size);
+      bytes encoded(size - 1);
+      const result<std::size_t> length = encoder->encode(plain, encoded);
+      ASSERT_TRUE(length.has_value());
+      ASSERT_GT(*length, 0U);
+      ASSERT_LT(*length, size / 4);
+      encoded.resize(*length);
+      bytes decoded(size);
+      ASSERT_TRUE(decode(encoded, decoded).has_value());
+      EXPECT_EQ(decoded, plain);
+    }
+  }
+}
+
+TEST(codec, what_does_not_get_smaller_is_not_encoded) {
+  std::mt19937_64 random(1);
+  bytes plain(4096);
+  for (std::byte& each : plain) each = static_cast<std::byte>(random());
+  bytes encoded(plain.size() - 1);
+  EXPECT_EQ(*make_deflate_encoder()->encode(plain, encoded), 0U);
+  EXPECT_EQ(*make_zstd_encoder()->encode(plain, encoded), 0U);
+}
+
+// Readers of qcow2 have a window of 4 KiB only.
+TEST(codec, written_streams_reach_back_4_kib_at_most) {
+  const bytes block = [] {
+    std::mt19937_64 random(2);
+    bytes made(8192);
+    for (std::byte& each : made) each = static_cast<std::byte>(random());
+    return made;
+  }();
+  bytes plain = block;
+  plain.insert(plain.end(), block.begin(), block.end());
+  plain.resize(65536);
+  bytes encoded(plain.size() - 1);
+  encoded.resize(*make_deflate_encoder()->encode(plain, encoded));
+  z_stream stream{};
+  ASSERT_EQ(inflateInit2(&stream, -12), Z_OK);
+  bytes decoded(plain.size());
+  stream.next_in = reinterpret_cast<Bytef*>(encoded.data());
+  stream.avail_in = static_cast<uInt>(encoded.size());
+  stream.next_out = reinterpret_cast<Bytef*>(decoded.data());
+  stream.avail_out = static_cast<uInt>(decoded.size());
+  EXPECT_EQ(inflate(&stream, Z_FINISH), Z_STREAM_END);
+  inflateEnd(&stream);
+  EXPECT_EQ(decoded, plain);
+}
+
 }  // namespace
 }  // namespace weir

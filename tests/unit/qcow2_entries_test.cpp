@@ -35,6 +35,26 @@ TEST(qcow2_l2_entry, contradictions_are_invalid) {
   EXPECT_EQ(decode_l2_entry(compressed_flag | copied_flag | 0x50000, v3).kind, entry_kind::invalid);
 }
 
+TEST(qcow2_l2_entry, compressed_entries_name_the_sectors_their_bytes_touch) {
+  for (const unsigned bits : {9U, 12U, 16U, 21U}) {
+    const geometry shape{.version = 3, .cluster_bits = bits, .refcount_order = 4};
+    std::mt19937_64 random(bits);
+    for (int round = 0; round < 2000; ++round) {
+      const byte_range host{1 + random() % (std::uint64_t{1} << 40),
+                            1 + random() % (shape.cluster_size() - 1)};
+      const auto raw = encode_compressed_entry(host, shape);
+      ASSERT_TRUE(raw.has_value());
+      const l2_entry entry = decode_l2_entry(*raw, shape);
+      ASSERT_EQ(entry.kind, entry_kind::compressed);
+      ASSERT_EQ(entry.host_offset, host.offset);
+      ASSERT_EQ(entry.host_offset + entry.host_length, align_up(host.end(), sector_bytes));
+    }
+  }
+  const geometry huge{.version = 3, .cluster_bits = 21, .refcount_order = 4};
+  EXPECT_FALSE(encode_compressed_entry({std::uint64_t{1} << 49, 100}, huge).has_value())
+      << "49 bits of offset";
+}
+
 constexpr geometry wide{.version = 3, .cluster_bits = 16, .refcount_order = 4, .extended_l2 = true};
 
 TEST(qcow2_extended_l2_entry, subclusters_are_told_apart) {
