@@ -23,6 +23,7 @@ struct convert_request {
   std::map<std::string, std::string> options;
   std::optional<backing_reference> backing;
   bool existing = false;  ///< -n
+  bool compress = false;
   bool target_is_zero = false;
   std::uint64_t sparse_bytes = 4096;
   progress_style style = progress_style::none;
@@ -78,6 +79,7 @@ outcome<convert_request> read_request(const given_options& given) {
   if (target.has_error()) return target.error();
   // What lies on a server cannot be made here: it is there, or the copy fails.
   request.existing = given.has("no-create") || target->source.type == "network";
+  request.compress = given.has("compress");
   request.target_is_zero = given.has("target-is-zero");
   if (request.target_is_zero && !request.existing) return usage_failure("--target-is-zero wants -n");
   if (request.existing && !request.options.empty())
@@ -97,10 +99,15 @@ task<outcome<void>> copy(engine_host& host, disk& from, disk& to, const convert_
         errno_code(ENOSPC), request.target,
         "has " + std::to_string(to.size()) + " bytes, the source " + std::to_string(from.size()));
   }
+  if (request.compress && !to.encoding()) {
+    co_return make_failure(errc::unsupported_feature, request.target,
+                           "this image cannot hold compressed data (-c)");
+  }
   progress_meter meter(request.style, "convert");
   disk_copy_options options;
   options.target_is_zero = target_is_zero;
   options.sparse_bytes = request.sparse_bytes;
+  options.encode = request.compress;
   options.progress = [&](std::uint64_t done, std::uint64_t total) {
     meter.update(done, total);
     return !host.interrupted();
@@ -161,6 +168,8 @@ void declare(option_set& options) {
   declare_snapshot_option(options);
   options.value("output-format,O", "FMT", "Format of DST: raw (default), qcow2 or qed.")
       .values("options,o", "KEY=VALUE,...", "Options of the new image, as for weir create.")
+      .flag("compress,c",
+            "Write the data compressed (qcow2), as -o compression_type=zlib (default) or zstd says.")
       .value("backing,B", "BACKING", "Backing image to record in DST. All of SRC's content is still copied.")
       .value("backing-format,F", "FMT", "Format of that backing image.")
       .flag("no-create,n", "Write to DST, which exists and is large enough, instead of making it.")
@@ -188,9 +197,8 @@ outcome<int> run(const given_options& given) {
 verb convert_verb() {
   return {.name = "convert",
           .synopsis =
-              "[-f FMT] [-l SNAPSHOT] [-O FMT] [-o KEY=VALUE,...] [-B BACKING -F FMT] [-n] "
-              "[--target-is-zero] [-S SIZE] "
-              "[-U] [-p] SRC DST",
+              "[-f FMT] [-l SNAPSHOT] [-O FMT] [-c] [-o KEY=VALUE,...] [-B BACKING -F FMT] [-n] "
+              "[--target-is-zero] [-S SIZE] [-U] [-p] SRC DST",
           .summary = "copy a whole chain into one image",
           .description =
               "Copies what a guest sees of SRC into DST. Zeros become holes or zero clusters.\n\nDST "

@@ -20,8 +20,9 @@ namespace {
 
 constexpr std::size_t buffer_limit_bytes = std::size_t{256} << 20;
 
+/// More than processors: workers wait for devices too.
 unsigned worker_count() {
-  return std::clamp(std::thread::hardware_concurrency(), 2U, 16U);
+  return std::clamp(2 * std::thread::hardware_concurrency(), 4U, 16U);
 }
 
 }  // namespace

@@ -104,6 +104,11 @@ std::vector<std::string> without_adjacent_values(std::span<const option_entry> e
   std::vector<std::string> rest;
   bool options_ended = false;
   for (const std::string& word : words) {
+    // A last word like -5G is an argument: a size to take away.
+    const bool is_last = &word == &words.back();
+    if (is_last && !options_ended && word.size() > 1 && word[0] == '-' && word[1] >= '0' && word[1] <= '9') {
+      rest.emplace_back("--");
+    }
     options_ended = options_ended || word == "--";
     const auto given = std::ranges::find_if(entries, [&](const option_entry& entry) {
       return entry.kind == option_entry::kind_type::optional_value && !options_ended &&

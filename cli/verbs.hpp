@@ -14,6 +14,7 @@ verb blockjob_verb();
 verb blockpull_verb();
 verb chain_verb();
 verb check_verb();
+verb commit_verb();
 verb compare_verb();
 verb convert_verb();
 verb copy_on_read_verb();
@@ -23,6 +24,9 @@ verb domblklist_verb();
 verb dumpxml_verb();
 verb info_verb();
 verb map_verb();
+verb measure_verb();
+verb rebase_verb();
+verb resize_verb();
 verb serve_verb();
 verb snapshot_verb();
 

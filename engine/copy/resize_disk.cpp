@@ -1,0 +1,103 @@
+#include "engine/copy/resize_disk.hpp"
+
+#include <algorithm>
+#include <vector>
+
+namespace weir {
+namespace {
+
+constexpr std::uint64_t zero_step_bytes = 1 * MiB;
+
+/// Where reading could show anything but zeros after growing.
+byte_range stale_part(const disk& changed, std::uint64_t old_size) {
+  const std::uint64_t size = changed.size();
+  for (const std::shared_ptr<layer>& each : changed.chain().layers()) {
+    const bool is_backing = each->image.get() != changed.chain().active().image.get();
+    if (is_backing && each->image->virtual_size() > old_size) return range_between(old_size, size);
+  }
+  return range_between(old_size, std::min(align_up(old_size, changed.grain()), size));
+}
+
+task<result<void>> write_zeros(storage& into, byte_range range) {
+  const std::vector<std::byte> zeros(std::min(range.length, zero_step_bytes));
+  while (!range.empty()) {
+    const auto part = std::span(zeros).first(std::min<std::uint64_t>(range.length, zeros.size()));
+    const result<void> wrote = co_await into.write(range.offset, part);
+    if (!wrote) co_return wrote;
+    range = range_between(range.offset + part.size(), range.end());
+  }
+  co_return result<void>{};
+}
+
+/// The host range reads as zero, as `mode` wants it.
+task<result<void>> prepare(storage& into, byte_range host, preallocation mode) {
+  if (mode == preallocation::full) co_return co_await write_zeros(into, host);
+  const zero_mode how = mode == preallocation::falloc ? zero_mode::keep_allocated : zero_mode::may_punch;
+  const result<void> zeroed = co_await into.zero(host, how);
+  if (zeroed || zeroed.error() != errc::not_supported) co_return zeroed;
+  co_return co_await write_zeros(into, host);
+}
+
+/// Maps the first part of `range`, which reads as zero, and returns how long that is.
+task<result<std::uint64_t>> preallocate_some(image& into, byte_range range, preallocation mode) {
+  {
+    const result<mapping> found = co_await into.map(range, map_effort::locate);
+    if (!found) co_return found.error();
+    const extent& here = found->extent;
+    if (here.kind == extent_kind::data && here.in_place) {
+      result<void> done;
+      storage& behind = into.storage_at(here.storage_index);
+      const byte_range host{here.host_offset, here.length};
+      if (mode != preallocation::metadata) done = co_await prepare(behind, host, mode);
+      if (!done) co_return done.error();
+      co_return here.length;
+    }
+  }
+  const result<allocation> reserved = co_await into.allocate(range);
+  if (!reserved) co_return reserved.error();
+  const byte_range host{reserved->host_offset, reserved->guest.length};
+  result<void> done;
+  if (mode != preallocation::metadata || !reserved->host_is_zero) {
+    done = co_await prepare(into.storage_at(reserved->storage_index), host, mode);
+  }
+  if (done) done = co_await into.publish(*reserved);
+  if (!done) {
+    const result<void> ignored = co_await into.release(*reserved);
+    static_cast<void>(ignored);
+    co_return done.error();
+  }
+  co_return reserved->guest.end() - range.offset;
+}
+
+task<result<void>> preallocate(image& into, byte_range range, preallocation mode) {
+  // What lies in the last old cluster is mapped, or stays as it is.
+  range = range_between(std::min(align_up(range.offset, into.grain()), range.end()), range.end());
+  while (!range.empty()) {
+    const result<std::uint64_t> done = co_await preallocate_some(into, range, mode);
+    if (!done) co_return done.error();
+    range = range_between(range.offset + *done, range.end());
+  }
+  co_return result<void>{};
+}
+
+}  // namespace
+
+task<outcome<void>> resize_disk(disk& changed, std::uint64_t size, preallocation mode) {
+  image& active = *changed.chain_for_change().active().image;
+  const std::uint64_t old_size = active.virtual_size();
+  const outcome<void> resized = co_await active.resize(size);
+  if (!resized || size <= old_size) co_return resized;
+  result<void> done;
+  const byte_range stale = stale_part(changed, old_size);
+  if (!stale.empty()) {
+    const zero_flags punch;
+    done = co_await changed.zero(stale, punch);
+  }
+  const byte_range gained = range_between(old_size, size);
+  if (done && mode != preallocation::off) done = co_await preallocate(active, gained, mode);
+  if (done) done = co_await changed.flush();
+  if (!done) co_return make_failure(done.error(), changed.name());
+  co_return outcome<void>{};
+}
+
+}  // namespace weir
