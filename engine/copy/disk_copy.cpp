@@ -4,6 +4,7 @@
 #include "engine/block/grain_planner.hpp"
 #include "engine/copy/direct_step.hpp"
 #include "engine/copy/unit_packer.hpp"
+#include "engine/storage/positional_io.hpp"
 
 #include <algorithm>
 #include <optional>
@@ -14,6 +15,7 @@ namespace {
 constexpr std::uint64_t smallest_step_bytes = 1 * MiB;
 constexpr std::uint64_t largest_step_bytes = disk::largest_step;
 constexpr std::size_t status_runs_at_once = 64;
+constexpr std::uint64_t writeback_step_bytes = 32 * MiB;
 
 class copier {
  public:
@@ -39,6 +41,7 @@ class copier {
                                  std::span<const packed_unit> units);
   task<result<void>> zero_between(std::uint64_t from, std::uint64_t to);
   void note_done(byte_range range, std::uint64_t copied_bytes);
+  task<void> write_back();
   task<void> zero_step(byte_range range);
   void fail(const disk& where, std::uint64_t offset, error_code code);
   std::uint64_t granularity() const noexcept;
@@ -55,6 +58,8 @@ class copier {
   std::uint64_t turn_ = 0;
   async_event turned_;
   std::uint64_t done_bytes_ = 0;
+  std::uint64_t dirty_bytes_ = 0;  // copied since write-back was last begun
+  bool writing_back_ = false;
   disk_copy_tally tally_;
   std::optional<failure> failed_;
 };
@@ -128,6 +133,24 @@ void copier::note_done(byte_range range, std::uint64_t copied_bytes) {
   tally_.copied_bytes += copied_bytes;
   tally_.zero_bytes += range.length - copied_bytes;
   done_bytes_ += range.length;
+  dirty_bytes_ += copied_bytes;
+  if (dirty_bytes_ < writeback_step_bytes || writing_back_) return;
+  dirty_bytes_ = 0;
+  writing_back_ = true;
+  steps_.spawn(write_back());
+}
+
+/// The device works while the copy goes on, instead of when it is over and flushed.
+task<void> copier::write_back() {
+  const std::optional<int> descriptor = to_.chain().active().image->storage_at(0).descriptor();
+  if (descriptor) {
+    auto work = [fd = *descriptor] {
+      begin_writeback(fd);
+      return true;
+    };
+    co_await from_.resources().workers.run(std::move(work));
+  }
+  writing_back_ = false;
 }
 
 task<result<void>> copier::zero_between(std::uint64_t from, std::uint64_t to) {

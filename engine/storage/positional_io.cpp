@@ -1,5 +1,6 @@
 #include "engine/storage/positional_io.hpp"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -31,6 +32,10 @@ result<void> write_fully(int descriptor, std::uint64_t offset, std::span<const s
     data = data.subspan(static_cast<std::size_t>(put));
   }
   return {};
+}
+
+void begin_writeback(int descriptor) noexcept {
+  static_cast<void>(::sync_file_range(descriptor, 0, 0, SYNC_FILE_RANGE_WRITE));
 }
 
 }  // namespace weir
