@@ -176,11 +176,11 @@ verb check_verb() {
       .description =
           "Compares what the image's tables say with each other and with the file. Every finding is a line "
           "on stderr: the table, the entry, and which guest range it concerns.\n\n"
-          "With -r all, data in an impossible place cannot be found again: it is reported and left as it is, "
-          "in qed its entry is cleared. A repair that is interrupted leaves the image no worse than before. "
+          "With -r all, data in an impossible place cannot be found again: it is reported and left as it is. "
+          "A repair that is interrupted leaves the image no worse than before. "
           "Once nothing is wrong any more, an image marked dirty or corrupt can be written again.\n\n"
           "Exit status: 0 nothing wrong (any more), 1 failed or wrong usage, 2 corrupt, 3 leaks only, 63 the "
-          "format has nothing to check (raw).",
+          "format has nothing to check (raw) or is not checked yet (qed).",
       .declare = declare,
       .run = run,
       .wrong_usage = exit_failed};

@@ -93,7 +93,11 @@ task<result<void>> qcow2_image::do_set_backing(std::optional<backing_reference> 
 }
 
 task<outcome<void>> qcow2_image::do_resize(std::uint64_t size) {
-  return writer_->resize(size);
+  if (!bitmaps_.bitmaps().empty()) {
+    co_return make_failure(errc::not_supported, storage_->location(),
+                           "has dirty bitmaps, which are of its size: remove them first");
+  }
+  co_return co_await writer_->resize(size);
 }
 
 task<outcome<void>> qcow2_image::do_make_empty() {

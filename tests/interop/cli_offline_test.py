@@ -223,6 +223,8 @@ class Resize(OfflineCase):
         self.qemu_img("snapshot", "-c", "one", "image")
         self.refused("resize", "--shrink", "image", "1M", words=["image", "snapshot"])
         self.weir("resize", "image", "6M")
+        self.qemu_img("bitmap", "--add", "image", "changes")
+        self.refused("resize", "image", "7M", words=["image", "bitmaps"])
         self.check("image")
 
 
