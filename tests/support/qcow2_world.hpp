@@ -5,7 +5,9 @@
 #pragma once
 
 #include "engine/base/endian.hpp"
+#include "engine/block/bitmap_store.hpp"
 #include "engine/block/image.hpp"
+#include "engine/block/snapshot_store.hpp"
 #include "engine/storage/simulated_storage.hpp"
 #include "formats/qcow2/qcow2.hpp"
 #include "tests/support/image_driver.hpp"
@@ -251,6 +253,9 @@ class qcow2_world {
 
   /// Another size, as the engine does it: what is gained in the last cluster is zeroed.
   void resize(std::uint64_t size) {
+    // What is of the present size holds it.
+    if (!image_->snapshots()->list().empty()) return;
+    if (image_->bitmaps() != nullptr && !image_->bitmaps()->bitmaps().empty()) return;
     const std::uint64_t old_size = size_;
     flush();
     if (!power_.on()) return;
