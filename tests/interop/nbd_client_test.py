@@ -2,6 +2,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 import unittest
@@ -16,8 +17,8 @@ MIB = 1 << 20
 class Peer:
     """An NBD server in the foreground on a unix socket."""
 
-    def __init__(self, case, socket, *command):
-        self.case, self.socket, self.command = case, socket, command
+    def __init__(self, case, path, *command):
+        self.case, self.socket, self.command = case, path, command
         self.process = None
         case.addCleanup(self.kill)
         self.start()
@@ -47,12 +48,12 @@ class Peer:
 
 class NbdClient(CliTestCase):
     def nbdkit(self, *arguments, name="kit"):
-        socket = self.path(f"{name}.sock")
-        return Peer(self, socket, "nbdkit", "-f", "-U", socket, *arguments)
+        path = self.path(f"{name}.sock")
+        return Peer(self, path, "nbdkit", "-f", "-U", path, *arguments)
 
     def qemu_nbd(self, image, *options, image_format="raw", name="qemu"):
-        socket = self.path(f"{name}.sock")
-        return Peer(self, socket, "qemu-nbd", "-k", socket, "-t", "-e", "8", "-f", image_format, *options,
+        path = self.path(f"{name}.sock")
+        return Peer(self, path, "qemu-nbd", "-k", path, "-t", "-e", "8", "-f", image_format, *options,
                     self.path(image))
 
     @staticmethod
@@ -247,9 +248,10 @@ class NbdClientTls(CliTestCase):
         folder = self.path(name)
         os.mkdir(folder)
         openssl = system_tool("openssl")
-        run(openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test authority",
+        new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+        run(openssl, "req", "-x509", *new_key, "-days", "2", "-subj", "/CN=test authority",
             "-keyout", "ca-key.pem", "-out", "ca-cert.pem", cwd=folder)
-        run(openssl, "req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=server", "-keyout", "server-key.pem", "-out",
+        run(openssl, "req", *new_key, "-subj", "/CN=server", "-keyout", "server-key.pem", "-out",
             "server.csr", cwd=folder)
         with open(f"{folder}/names", "w", encoding="utf-8") as file:
             file.write("subjectAltName=IP:127.0.0.1\n")
@@ -260,7 +262,8 @@ class NbdClientTls(CliTestCase):
     def test_the_server_is_verified(self):
         ours, others = self.make_certificates("ours"), self.make_certificates("others")
         self.write("base.raw", os.urandom(MIB))
-        port = "18437"
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = str(probe.getsockname()[1])
         server = subprocess.Popen(["nbdkit", "-f", "-i", "127.0.0.1", "-p", port, "--tls=require",
                                    f"--tls-certificates={ours}", "file", self.path("base.raw")],
                                   stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -198,7 +198,7 @@ class layout_test(unittest.TestCase):
 
     def test_headers_compile_on_their_own(self):
         """A source file that includes its own header first proves it in a build without precompiled header (the
-        asan preset); the rest are compiled here."""
+        debug preset); the rest are compiled here."""
         breaches, lonely = [], []
         for path in sources(*PRODUCT, suffixes=(".hpp",)):
             source = path.with_suffix(".cpp")
