@@ -9,10 +9,10 @@
 
 #include "engine/base/error.hpp"
 #include "engine/base/gate.hpp"
+#include "engine/base/in_flight.hpp"
 #include "engine/base/range.hpp"
 #include "engine/base/task.hpp"
 #include "engine/block/chain.hpp"
-#include "engine/base/in_flight.hpp"
 #include "engine/block/observer.hpp"
 #include "engine/block/populate.hpp"
 #include "engine/block/resources.hpp"
