@@ -93,9 +93,12 @@ void declare(option_set& options) {
       .value("backing,b", "BACKING", "Backing image, as it is to be recorded; relative names hang off IMAGE.")
       .value("backing-format,F", "FMT", "Format of the backing image; needed with -b.")
       .flag("unsafe,u", "Do not look whether the backing image can be opened.")
-      .values("options,o", "KEY=VALUE,...",
-              "Options of the format. qcow2: compat cluster_size refcount_bits lazy_refcounts preallocation "
-              "compression_type; qed: cluster_size table_size; raw: preallocation.")
+      .values(
+          "options,o", "KEY=VALUE,...",
+          "Options of the format, as qemu-img's. qcow2: compat cluster_size refcount_bits extended_l2 "
+          "lazy_refcounts preallocation=off|metadata|falloc|full compression_type data_file data_file_raw "
+          "(lazy_refcounts is recorded for others; weir writes counts in order and never needs it); qed: "
+          "cluster_size table_size; raw: preallocation.")
       .argument("IMAGE", "The image to make. An image that is there and not in use is replaced.")
       .optional_argument("SIZE", "Size the guest sees; may be left out with -b.");
 }

@@ -49,6 +49,21 @@ task<outcome<void>> check_replaceable(engine_host& host, std::string path) {
   co_return outcome<void>{};
 }
 
+/// A data file is made where it will stay, since the image names it: one that is there is emptied.
+task<outcome<std::unique_ptr<storage>>> make_data_file(engine_host& host, std::string path, bool exists) {
+  local_file_options how;
+  how.create = !exists;
+  how.writable = true;
+  auto file = co_await open_local_file(host.files(), path, how);
+  if (file.has_error()) co_return file.error();
+  if (!(*file)->capabilities().can_grow) co_return file;
+  const result<void> emptied = co_await (*file)->truncate(0);
+  if (!emptied.has_error()) co_return file;
+  const result<void> ignored = co_await (*file)->close();
+  static_cast<void>(ignored);
+  co_return make_failure(emptied.error(), path);
+}
+
 task<outcome<void>> fill(engine_host& host, const format_driver& format, std::string path,
                          image_create_options options) {
   local_file_options how;
@@ -69,7 +84,21 @@ new_image::new_image(std::string path, std::string temporary)
     : path_(std::move(path)), temporary_(std::move(temporary)) {}
 
 new_image::~new_image() {
-  if (!in_place_) ::unlink(temporary_.c_str());
+  if (in_place_) return;
+  ::unlink(temporary_.c_str());
+  if (!new_data_file_.empty()) ::unlink(new_data_file_.c_str());
+}
+
+task<outcome<std::unique_ptr<storage>>> new_image::create_data_file(engine_host& host, std::string name) {
+  const fs::path given(name);
+  const std::string path = given.is_relative() ? (fs::path(path_).parent_path() / given).string() : name;
+  if (real_place(path) == path_) {
+    co_return make_failure(errc::unsupported_feature, path, "cannot be the image and its data file");
+  }
+  const bool exists = ::access(path.c_str(), F_OK) == 0;
+  auto made = co_await make_data_file(host, path, exists);
+  if (!made.has_error() && !exists) new_data_file_ = path;
+  co_return made;
 }
 
 task<outcome<std::unique_ptr<new_image>>> new_image::create(engine_host& host, std::string path,
@@ -84,6 +113,9 @@ task<outcome<std::unique_ptr<new_image>>> new_image::create(engine_host& host, s
   std::unique_ptr<new_image> made(new new_image(place, temporary_name(place)));
   // A process of the same number died here: nobody else has this name.
   ::unlink(made->temporary_.c_str());
+  options.create_data_file = [&host, owner = made.get()](std::string name, bool) {
+    return owner->create_data_file(host, std::move(name));
+  };
   const outcome<void> filled = co_await fill(host, format, made->temporary_, std::move(options));
   if (filled.has_error()) co_return made->as_user_sees(filled.error());
   co_return made;

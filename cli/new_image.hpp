@@ -18,7 +18,7 @@ class new_image {
   static task<outcome<std::unique_ptr<new_image>>> create(engine_host& host, std::string path,
                                                           const format_driver& format,
                                                           image_create_options options);
-  /// Removes the temporary file unless it was put in place.
+  /// Removes the temporary file, and a data file made for it, unless the image was put in place.
   ~new_image();
   new_image(const new_image&) = delete;
   new_image& operator=(const new_image&) = delete;
@@ -31,9 +31,11 @@ class new_image {
 
  private:
   new_image(std::string path, std::string temporary);
+  task<outcome<std::unique_ptr<storage>>> create_data_file(engine_host& host, std::string name);
 
   std::string path_;
   std::string temporary_;
+  std::string new_data_file_;  // goes with the image if that is not put in place
   bool in_place_ = false;
 };
 

@@ -91,6 +91,19 @@ outcome<parsed_backing> parse_backing_string(std::string_view text, const layer_
   return parsed;
 }
 
+outcome<layer_source> parse_data_file_name(const std::string& name, const layer_source& image) {
+  const std::string location = describe(image);
+  if (name.empty())
+    return make_failure(errc::corrupt_image, location, "its header does not name its data file");
+  const failure refused =
+      make_failure(errc::unsupported_feature, location,
+                   "its header names '" + name + "' as its data file; only plain file names are used");
+  if (name.substr(0, name.find('/')).contains(':')) return refused;
+  auto parsed = parse_backing_string(name, image);
+  if (!parsed || parsed->source.type != "file" || parsed->incomplete) return refused;
+  return std::move(parsed->source);
+}
+
 outcome<layer_model> parse_image_name(std::string_view text) {
   layer_model model;
   if (names_descriptor(text)) {

@@ -32,6 +32,11 @@ inline constexpr std::size_t max_backing_name_bytes = 64 * 1024;
 /// relative names as they are. Never yields an "fd:N" path: a header cannot name an open descriptor.
 outcome<parsed_backing> parse_backing_string(std::string_view text, const layer_source& parent);
 
+/// The plain file that an image's header names as its data file, relative to the image. Anything else (json:,
+/// fd:, a protocol) is refused: a header must not reach for what its reader may open and its writer may not
+/// (CVE-2024-4467).
+outcome<layer_source> parse_data_file_name(const std::string& name, const layer_source& image);
+
 /// What an IMAGE argument of a command names: the same forms, and `fd:N`. Incomplete names are failures.
 outcome<layer_model> parse_image_name(std::string_view text);
 

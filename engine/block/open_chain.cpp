@@ -47,9 +47,6 @@ std::optional<failure> refuse_source(const layer_model& layer) {
   if (!source.unsupported.empty()) {
     return make_failure(errc::unsupported_feature, location, source.unsupported + " is not supported");
   }
-  if (!layer.data_store.empty()) {
-    return make_failure(errc::unsupported_feature, location, "external data files are not supported");
-  }
   if (source.type == "network") {
     if (source.protocol == "nbd" || source.protocol == "http" || source.protocol == "https")
       return std::nullopt;
@@ -184,7 +181,7 @@ class chain_opener {
     if (std::optional<failure> why = check(next)) co_return *why;
     const bool writable = layers_.empty() && !options_.read_only;
     auto from = co_await open_storage(next.model, writable);
-    if (!from) co_return from.error();
+    if (!from) co_return with_place(from.error());
     const bool unrecorded = next.model.format.empty();
     if (unrecorded) {
       outcome<std::string> format = co_await find_format(**from);
@@ -194,11 +191,17 @@ class chain_opener {
       }
       next.model.format = std::move(*format);
     }
-    auto opened = co_await open_image(std::move(*from), next.model, writable);
+    const bool must_be_leaf = unrecorded && !layers_.empty() && !next.may_probe;
+    data_file_request data{next.model, must_be_leaf, false};
+    auto opened = co_await open_image(std::move(*from), next.model, writable, data);
     if (!opened) co_return opened.error();
-    if (unrecorded && !layers_.empty() && !next.may_probe && (*opened)->backing()) {
+    if (!next.model.data_store.empty() && !data.opened) {
       co_await discard_image(std::move(*opened));
-      co_return refuse_probed(next.model);
+      co_return refuse(next.model, "a data file is described for it, but its header has none");
+    }
+    if (must_be_leaf && (*opened)->backing()) {
+      co_await discard_image(std::move(*opened));
+      co_return with_place(refuse_probed(next.model, "a backing image"));
     }
     if (!next.from_header) note_recorded_name(next.model);
     layers_.push_back(std::make_shared<layer>(layer{std::move(next.model), std::move(*opened)}));
@@ -212,7 +215,7 @@ class chain_opener {
       const bool ours =
           from.error().code == errc::image_in_use && is_seen(identity_of(model.source.path), model.slice);
       if (ours) co_return refuse_loop(model);
-      co_return with_place(from.error());
+      co_return from.error();
     }
     const std::optional<storage::identity_type> identity = (*from)->identity();
     if (is_seen(identity, model.slice)) {
@@ -222,7 +225,6 @@ class chain_opener {
     if (identity) seen_.push_back({*identity, model.slice});
     if (!model.slice) co_return from;
     opened_storage cut = co_await cut_slice(std::move(*from), *model.slice);
-    if (!cut) co_return with_place(cut.error());
     co_return cut;
   }
 
@@ -234,7 +236,8 @@ class chain_opener {
   }
 
   failure refuse_loop(const layer_model& model) const {
-    return refuse(model, "the chain loops: this file is in it already", errc::corrupt_image);
+    return make_failure(errc::corrupt_image, describe(model.source),
+                        "the chain loops: this file is in it already");
   }
 
   /// The format of a layer that nobody told.
@@ -251,8 +254,48 @@ class chain_opener {
     co_return std::string(found->name);
   }
 
+  /// What opening one layer's data file needs to know and tells.
+  struct data_file_request {
+    layer_model& owner;
+    bool refused;  ///< the format was probed: only a leaf is accepted
+    bool opened;
+  };
+
+  /// The data file of a layer: the one described for it or, if there is none, the one its header names.
+  task<opened_storage> open_data_file(data_file_request& request, std::string name, bool writable) {
+    layer_model& owner = request.owner;
+    if (request.refused) co_return refuse_probed(owner, "a data file");
+    if (owner.data_store.empty()) {
+      outcome<layer_source> named = parse_data_file_name(name, owner.source);
+      if (!named) co_return named.error();
+      layer_model found;
+      found.format = "raw";
+      found.source = std::move(*named);
+      found.recorded_name = std::move(name);
+      owner.data_store.push_back(std::move(found));
+    }
+    layer_model& data = owner.data_store.front();
+    const std::string whose = ", data file of " + describe(owner.source);
+    if (!data.format.empty() && data.format != "raw") {
+      co_return make_failure(errc::unsupported_feature, describe(data.source),
+                             "format " + data.format + " is not supported" + whose);
+    }
+    if (std::optional<failure> why = refuse_source(data)) {
+      why->what += whose;
+      co_return std::move(*why);
+    }
+    opened_storage from = co_await open_storage(data, writable);
+    if (!from) {
+      failure why = from.error();
+      why.what += whose;
+      co_return why;
+    }
+    request.opened = true;
+    co_return from;
+  }
+
   task<outcome<std::unique_ptr<image>>> open_image(std::unique_ptr<storage> from, const layer_model& model,
-                                                   bool writable) const {
+                                                   bool writable, data_file_request& data) {
     const format_driver* driver = formats_.find(model.format);
     if (driver == nullptr || driver->open == nullptr) {
       co_await discard_storage(std::move(from));
@@ -265,19 +308,23 @@ class chain_opener {
       co_return refuse(model, "a " + model.format + " image has no internal snapshots", errc::not_supported);
     }
     options.writable = writable;
+    options.open_data_file = [this, &data](std::string name, bool for_writing) {
+      return open_data_file(data, std::move(name), for_writing);
+    };
     auto opened = co_await driver->open(std::move(from), options);
     if (!opened) co_return with_place(opened.error());
     co_return opened;
   }
 
-  failure refuse_probed(const layer_model& model) const {
+  failure refuse_probed(const layer_model& model, std::string_view what) const {
     const std::string location = describe(model.source);
     const std::string overlay = describe(layers_.back()->model.source);
-    return refuse(model,
-                  "its format is not recorded, and what looks like " + model.format +
-                      " names a backing image of its own, which a guest could have written; if it is right: "
-                      "qemu-img rebase -u -F " +
-                      model.format + " -b '" + location + "' '" + overlay + "'");
+    return make_failure(errc::unsupported_feature, location,
+                        "its format is not recorded, and what looks like " + model.format + " names " +
+                            std::string(what) +
+                            " of its own, which a guest could have written; if it is right: "
+                            "qemu-img rebase -u -F " +
+                            model.format + " -b '" + location + "' '" + overlay + "'");
   }
 
   /// The name by which the overlay's header knows a listed layer, if it does.

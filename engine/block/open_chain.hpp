@@ -10,6 +10,8 @@
 //   or data file, since a guest can write a header into a raw disk. An overlay that states raw explicitly
 //   (backing_reference::may_probe, QED) may have its backing layer probed, chain included.
 // - The active layer without a format is raw, unless the user named it (probe_active).
+// - A data file is the one described for its layer, else the plain file its header names (nothing else is taken
+//   from a header there: CVE-2024-4467); it is opened writable as its layer is.
 // - Network names found in headers are refused unless allowed. At most max_layers; loops are found by device
 // and
 //   inode.

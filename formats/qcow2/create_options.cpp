@@ -85,9 +85,34 @@ outcome<void> set_extended_l2(header& into, std::string_view key, std::string_vi
   return outcome<void>{};
 }
 
-outcome<void> require_off(header&, std::string_view key, std::string_view value) {
-  if (parse_switch(value) != std::optional<bool>(false))
-    return refuse(key, value, "is not supported, only off is");
+std::optional<preallocation> parse_preallocation(std::string_view text) {
+  if (text == "off") return preallocation::off;
+  if (text == "metadata") return preallocation::metadata;
+  if (text == "falloc") return preallocation::falloc;
+  if (text == "full") return preallocation::full;
+  return std::nullopt;
+}
+
+outcome<void> check_preallocation(header&, std::string_view key, std::string_view value) {
+  if (!parse_preallocation(value)) return refuse(key, value, "must be off, metadata, falloc or full");
+  return outcome<void>{};
+}
+
+outcome<void> set_data_file(header& into, std::string_view key, std::string_view value) {
+  const bool plain = value.substr(0, value.find('/')).find(':') == std::string_view::npos;
+  if (value.empty() || value.size() > longest_backing_name || !plain) {
+    return refuse(key, value, "must be the name of a plain file");
+  }
+  into.data_file = value;
+  into.shape.external_data = true;
+  into.incompatible |= incompatible_bit::data_file;
+  return outcome<void>{};
+}
+
+outcome<void> set_data_file_raw(header& into, std::string_view key, std::string_view value) {
+  const auto on = parse_switch(value);
+  if (!on) return refuse(key, value, "must be on or off");
+  if (*on) into.autoclear |= autoclear_bit::raw_data_file;
   return outcome<void>{};
 }
 
@@ -96,12 +121,14 @@ struct known_option {
   setter set;
 };
 
-constexpr std::array<known_option, 7> known_options{{{"compat", &set_compat},
+constexpr std::array<known_option, 9> known_options{{{"compat", &set_compat},
                                                      {"cluster_size", &set_cluster_size},
                                                      {"refcount_bits", &set_refcount_bits},
                                                      {"lazy_refcounts", &set_lazy_refcounts},
                                                      {"compression_type", &set_compression_type},
-                                                     {"preallocation", &require_off},
+                                                     {"preallocation", &check_preallocation},
+                                                     {"data_file", &set_data_file},
+                                                     {"data_file_raw", &set_data_file_raw},
                                                      {"extended_l2", &set_extended_l2}}};
 
 outcome<void> set_option(header& into, std::string_view key, std::string_view value) {
@@ -115,12 +142,40 @@ outcome<void> check_version(const header& made) {
   if (made.shape.version >= 3) return outcome<void>{};
   if (made.shape.refcount_order != 4) return refuse("refcount_bits", "", "needs compat=1.1 unless it is 16");
   if (made.compatible != 0) return refuse("lazy_refcounts", "on", "needs compat=1.1");
+  if (made.shape.external_data) return refuse("data_file", made.data_file, "needs compat=1.1");
   if (made.incompatible != 0) return refuse("compression_type", "zstd", "needs compat=1.1");
   if (made.shape.extended_l2) return refuse("extended_l2", "on", "needs compat=1.1");
   return outcome<void>{};
 }
 
+/// qemu-img's rules for options that meet each other or a backing image.
+outcome<void> check_combination(const header& made, const image_create_options& options) {
+  if (made.autoclear != 0 && !made.shape.external_data) {
+    return refuse("data_file_raw", "on", "needs data_file");
+  }
+  if (made.autoclear != 0 && options.backing) {
+    return refuse("data_file_raw", "on", "excludes a backing image");
+  }
+  const auto wanted = options.options.find("preallocation");
+  if (wanted != options.options.end() && wanted->second != "off" && options.backing &&
+      !made.shape.extended_l2) {
+    return refuse("preallocation", wanted->second, "together with a backing image needs extended_l2=on");
+  }
+  return outcome<void>{};
+}
+
 }  // namespace
+
+preallocation preallocation_of(const image_create_options& options) {
+  const auto found = options.options.find("preallocation");
+  const auto chosen = found == options.options.end()
+                          ? preallocation::off
+                          : parse_preallocation(found->second).value_or(preallocation::off);
+  // Without entries for all of it, what somebody else writes to a raw data file would not be seen.
+  const auto raw = options.options.find("data_file_raw");
+  const bool is_raw = raw != options.options.end() && parse_switch(raw->second).value_or(false);
+  return is_raw && chosen == preallocation::off ? preallocation::metadata : chosen;
+}
 
 outcome<header> parse_create_options(const image_create_options& options) {
   header made;
@@ -128,7 +183,8 @@ outcome<header> parse_create_options(const image_create_options& options) {
     const outcome<void> set = set_option(made, key, value);
     if (!set) return set.error();
   }
-  const outcome<void> consistent = check_version(made);
+  outcome<void> consistent = check_version(made);
+  if (consistent) consistent = check_combination(made, options);
   if (!consistent) return consistent.error();
   if (made.shape.extended_l2 && made.shape.cluster_bits < smallest_extended_cluster_bits) {
     return refuse("extended_l2", "on", "needs a cluster_size of at least 16K");

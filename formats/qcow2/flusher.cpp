@@ -109,7 +109,9 @@ task<result<void>> flusher::run_pass() {
 }
 
 task<result<void>> flusher::write_pass(const frozen_state& taken) {
-  result<void> answer = co_await write_all(taken.counts);
+  result<void> answer;
+  if (tables_.data_file != nullptr) answer = co_await tables_.data_file->flush();
+  if (answer) answer = co_await write_all(taken.counts);
   if (answer) answer = co_await tables_.file.flush();
   if (answer) answer = co_await write_refcount_table(taken);
   if (answer) answer = co_await write_pointers(taken);

@@ -2,13 +2,14 @@
 //
 // A pass takes everything that is dirty at one instant (refcount slices, refcount table entries, L2 slices, L1
 // entries, dropped clusters) and writes those bytes, whatever changes meanwhile:
+//   0  nothing                              but a flush of the external data file, where there is one
 //   1  refcount slices                      then flush: covers all guest data, new tables' zeros, these counts
 //   2  refcount table entries               then flush; a moved table is written whole, flushed, and then the
 //                                           header's sector switches to it, flushed
 //   3  L2 slices and L1 entries             then flush
 //   4  dropped clusters are handed to the allocator, which decrements them in a later pass
 // So at every point of time what a pointer names on the storage is itself there and counted:
-//   data and counts (1) before the pointers to them (3), blocks (1) before the table entry (2) before any
+//   data (0, 1) and counts (1) before the pointers to them (3), blocks (1) before the table entry (2) before any
 //   pointer that relies on the counts (3), new L2 tables (zeros or a copy, written when they came into being,
 //   so covered by 1) before the L1 entry (3). Which of the entries in 3 arrive first does not matter: each
 //   leads to something whole.

@@ -24,7 +24,8 @@ struct geometry {
   unsigned version = 3;
   unsigned cluster_bits = 16;
   unsigned refcount_order = 4;
-  bool extended_l2 = false;  ///< 16-byte L2 entries: 32 subclusters to a cluster
+  bool external_data = false;  ///< guest data lies in a file of its own, at its guest offset, uncounted
+  bool extended_l2 = false;    ///< 16-byte L2 entries: 32 subclusters to a cluster
 
   constexpr std::uint64_t cluster_size() const noexcept { return std::uint64_t{1} << cluster_bits; }
   /// What is allocated and copied as one: a subcluster, or a cluster where there are none.

@@ -51,6 +51,7 @@ class parser {
   outcome<void> check_tables();
   outcome<void> check_snapshots();
   outcome<void> read_backing();
+  outcome<void> read_data_file();
   outcome<void> check_table(std::string_view what, std::uint64_t offset, std::uint64_t length) const;
   std::string feature_name(unsigned bit) const;
 
@@ -144,7 +145,7 @@ outcome<void> parser::check_features() {
     return corrupt_value("cluster_bits", header_.shape.cluster_bits,
                          "is below 14, too small for subclusters");
   }
-  if (header_.has(incompatible_bit::data_file)) return unsupported("an external data file is not supported");
+  header_.shape.external_data = header_.has(incompatible_bit::data_file);
   return outcome<void>{};
 }
 
@@ -245,11 +246,23 @@ outcome<void> parser::read_backing() {
   return outcome<void>{};
 }
 
+outcome<void> parser::read_data_file() {
+  if (!header_.shape.external_data) return outcome<void>{};
+  if (const extension* name = header_.find(data_file_extension)) header_.data_file = text(name->data);
+  if (header_.data_file.contains('\0')) return corrupt("the data file's name contains a NUL");
+  if (header_.snapshot_count > 0) return corrupt("an image with an external data file has no snapshots");
+  if (header_.has_raw_data_file() && header_.backing) {
+    return corrupt("an image whose data file is raw has no backing image");
+  }
+  return outcome<void>{};
+}
+
 outcome<header> parser::run() {
-  constexpr std::array<check, 9> checks{
-      &parser::read_fixed,       &parser::read_extensions,   &parser::check_features,
-      &parser::check_encryption, &parser::check_compression, &parser::check_size,
-      &parser::check_tables,     &parser::check_snapshots,   &parser::read_backing};
+  constexpr std::array<check, 10> checks{&parser::read_fixed,        &parser::read_extensions,
+                                         &parser::check_features,    &parser::check_encryption,
+                                         &parser::check_compression, &parser::check_size,
+                                         &parser::check_tables,      &parser::check_snapshots,
+                                         &parser::read_backing,      &parser::read_data_file};
   for (const check each : checks) {
     const outcome<void> sound = (this->*each)();
     if (!sound) return sound.error();

@@ -43,10 +43,16 @@ inline constexpr std::uint64_t extended_l2 = 1U << 4;
 
 inline constexpr std::uint64_t lazy_refcounts_bit = 1;
 
+namespace autoclear_bit {
+/// The external data file, read as raw, is the guest's disk.
+inline constexpr std::uint64_t raw_data_file = 1U << 1;
+}  // namespace autoclear_bit
+
 enum class compression : std::uint8_t { deflate = 0, zstd = 1 };
 
 inline constexpr std::uint32_t end_extension = 0;
 inline constexpr std::uint32_t backing_format_extension = 0xe279'2aca;
+inline constexpr std::uint32_t data_file_extension = 0x4441'5441;
 inline constexpr std::uint32_t feature_names_extension = 0x6803'f857;
 
 inline constexpr std::uint64_t longest_backing_name = 1023;
@@ -82,8 +88,12 @@ struct header {
   std::uint64_t extensions_end = 0;   ///< behind the end marker (or the last extension, where there is none)
   bool has_end_marker = false;        ///< false: the backing name or the cluster's end ended the list
   std::optional<backing_reference> backing;
+  std::string data_file;  ///< with external data: the name recorded for its file, possibly none
 
   bool has(std::uint64_t bit) const noexcept { return (incompatible & bit) != 0; }
+  bool has_raw_data_file() const noexcept {
+    return shape.external_data && (autoclear & autoclear_bit::raw_data_file) != 0;
+  }
   const extension* find(std::uint32_t type) const noexcept;
 };
 

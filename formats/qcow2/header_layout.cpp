@@ -255,6 +255,7 @@ result<std::vector<std::byte>> lay_out_header(const header& wanted) {
   if (wanted.backing && !wanted.backing->format.empty()) {
     required = make_extension(backing_format_extension, wanted.backing->format);
   }
+  if (wanted.shape.external_data) append(required, make_extension(data_file_extension, wanted.data_file));
   const bytes names = wanted.shape.version >= 3 ? make_feature_names() : bytes();
   const std::uint64_t begin = wanted.shape.version >= 3 ? new_v3_header_length : v2_header_length;
   const std::uint64_t cluster_size = wanted.shape.cluster_size();

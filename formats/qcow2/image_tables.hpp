@@ -23,6 +23,7 @@ struct image_tables {
         l2(std::move(context), from, parsed.shape.slice_size(), l2_cache_bytes) {}
 
   storage& file;
+  storage* data_file = nullptr;  ///< of images with external data: where extents lie
   header head;
   const geometry shape;
   entry_table l1;
@@ -51,7 +52,18 @@ struct image_tables {
     return offset;
   }
 
-  /// True if the host bytes an entry names lie in the file and outside all metadata.
+  /// Index (image::storage_at) of the storage that holds guest data.
+  std::uint8_t data_index() const noexcept { return shape.external_data ? 1 : 0; }
+
+  /// True if the entry of guest cluster `cluster` names host bytes in the file and outside all metadata, or, in
+  /// a data file, at the guest's own offset.
+  bool is_sound(const l2_entry& entry, std::uint64_t cluster) const noexcept {
+    if (!shape.external_data) return is_sound(entry);
+    const bool has_place = entry.kind == entry_kind::data || entry.kind == entry_kind::zero_allocated;
+    return entry.kind != entry_kind::invalid && (!has_place || entry.host_offset == shape.offset_of(cluster));
+  }
+
+  /// The same where guest data lies in the image itself.
   bool is_sound(const l2_entry& entry) const noexcept {
     if (entry.kind == entry_kind::invalid) return false;
     const cluster_run run = referenced_clusters(entry, shape);

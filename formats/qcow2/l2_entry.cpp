@@ -23,14 +23,19 @@ l2_entry decode_compressed(std::uint64_t raw, const geometry& shape) noexcept {
 
 l2_entry decode_l2_entry(std::uint64_t raw, const geometry& shape) noexcept {
   if (raw == 0) return {.kind = entry_kind::unallocated};
-  if ((raw & compressed_flag) != 0) return decode_compressed(raw, shape);
+  if ((raw & compressed_flag) != 0) {
+    return shape.external_data ? invalid_entry : decode_compressed(raw, shape);
+  }
   const bool zero = (raw & zero_flag) != 0;
   const bool copied = (raw & copied_flag) != 0;
   const std::uint64_t offset = raw & offset_mask;
   if ((raw & ~(offset_mask | zero_flag | copied_flag)) != 0) return invalid_entry;
   if (zero && shape.version < 3) return invalid_entry;
   if (!is_aligned(offset, shape.cluster_size())) return invalid_entry;
-  if (offset == 0) return zero && !copied ? l2_entry{.kind = entry_kind::zero_plain} : invalid_entry;
+  // The first cluster of a data file is a place like any other: there COPIED tells it from none.
+  if (offset == 0 && !(copied && shape.external_data)) {
+    return zero && !copied ? l2_entry{.kind = entry_kind::zero_plain} : invalid_entry;
+  }
   return {
       .kind = zero ? entry_kind::zero_allocated : entry_kind::data, .copied = copied, .host_offset = offset};
 }
@@ -38,16 +43,18 @@ l2_entry decode_l2_entry(std::uint64_t raw, const geometry& shape) noexcept {
 l2_entry decode_l2_entry(const raw_l2_entry& raw, const geometry& shape) noexcept {
   if (!shape.extended_l2) return decode_l2_entry(raw.word, shape);
   if ((raw.word & compressed_flag) != 0) {
-    return (raw.allocated | raw.zeroes) != 0 ? invalid_entry : decode_compressed(raw.word, shape);
+    const bool sound = (raw.allocated | raw.zeroes) == 0 && !shape.external_data;
+    return sound ? decode_compressed(raw.word, shape) : invalid_entry;
   }
   const std::uint64_t offset = raw.word & offset_mask;
   if ((raw.allocated & raw.zeroes) != 0) return invalid_entry;
   if ((raw.word & ~(offset_mask | copied_flag)) != 0) return invalid_entry;
   if (!is_aligned(offset, shape.cluster_size())) return invalid_entry;
-  if (offset == 0 && (raw.word != 0 || raw.allocated != 0)) return invalid_entry;
+  const bool has_cluster = offset != 0 || (raw.word != 0 && shape.external_data);
+  if (!has_cluster && (raw.word != 0 || raw.allocated != 0)) return invalid_entry;
   l2_entry made{.host_offset = offset, .allocated = raw.allocated, .zeroes = raw.zeroes};
   made.copied = (raw.word & copied_flag) != 0;
-  if (offset == 0) {
+  if (!has_cluster) {
     made.kind = raw.zeroes == all_subclusters ? entry_kind::zero_plain : entry_kind::unallocated;
   } else {
     made.kind = raw.allocated != 0 ? entry_kind::data : entry_kind::zero_allocated;
@@ -72,6 +79,7 @@ std::optional<std::uint64_t> encode_compressed_entry(byte_range host, const geom
 }
 
 cluster_run referenced_clusters(const l2_entry& entry, const geometry& shape) noexcept {
+  if (shape.external_data) return {};
   switch (entry.kind) {
     case entry_kind::zero_allocated:
     case entry_kind::data:

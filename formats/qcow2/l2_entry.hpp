@@ -70,7 +70,7 @@ inline void store_l2_entry(std::byte* to, const raw_l2_entry& raw, const geometr
   }
 }
 
-/// Host clusters that a decoded entry holds one reference on each.
+/// Host clusters that a decoded entry holds one reference on each: none in an external data file.
 cluster_run referenced_clusters(const l2_entry& entry, const geometry& shape) noexcept;
 
 inline std::uint64_t encode_data_entry(std::uint64_t host_offset) noexcept {

@@ -100,7 +100,7 @@ bool mapper::extend_subclusters(run& found, std::uint64_t last_subcluster) {
   }
   l2_entry entry =
       decode_l2_entry(load_l2_entry(slice + at.index_in_slice * shape.l2_entry_bytes(), shape), shape);
-  if (!tables_.is_sound(entry)) return false;
+  if (!tables_.is_sound(entry, cluster)) return false;
   const entry_kind kind = without_ownership(subcluster_kind(entry, index));
   std::uint64_t count = shape.subcluster_count() - index;
   if (kind != entry_kind::compressed) {
@@ -124,7 +124,7 @@ bool mapper::continues(const run& found, const l2_entry& next) const {
 
 bool mapper::start(run& found, std::uint64_t raw) const {
   const l2_entry entry = decode_l2_entry(raw, tables_.shape);
-  if (!tables_.is_sound(entry)) return false;
+  if (!tables_.is_sound(entry, found.first)) return false;
   found.raw = raw;
   found.entry = entry;
   found.started = true;
@@ -164,10 +164,11 @@ std::uint64_t mapper::count_same(const run& found, const std::byte* entries, std
 }
 
 /// A run of data ends before the first cluster past the end of the file and before metadata; its first
-/// cluster has been checked, and with subclusters every one.
+/// cluster has been checked, and with subclusters every one. A data file has neither end nor metadata.
 void mapper::clip_to_host(run& found) const {
   const geometry& shape = tables_.shape;
-  if (found.entry.kind != entry_kind::data || found.count == 1 || shape.extended_l2) return;
+  if (found.entry.kind != entry_kind::data || found.count == 1) return;
+  if (shape.extended_l2 || shape.external_data) return;
   const std::uint64_t in_file = shape.clusters_for(tables_.file.size() - found.entry.host_offset);
   found.count = std::min(found.count, in_file);
   const byte_range host{found.entry.host_offset, found.count << shape.cluster_bits};
@@ -182,6 +183,7 @@ result<extent> mapper::answer(const run& from, byte_range range) const {
   const byte_range covered = intersection(range, {begin, found.count << shape.grain_bits()});
   extent made;
   made.length = covered.length;
+  made.storage_index = tables_.data_index();
   switch (found.entry.kind) {
     case entry_kind::data:
       made.kind = extent_kind::data;

@@ -80,6 +80,23 @@ task<outcome<void>> load_bitmaps(qcow2_image& opened, bitmap_care care) {
   co_return co_await opened.bitmap_side().load_recording();
 }
 
+task<outcome<void>> open_data_file(qcow2_image& opened, const image_open_options& options) {
+  image_tables& tables = opened.tables();
+  if (!tables.shape.external_data) co_return outcome<void>{};
+  const std::string& location = tables.file.location();
+  if (!options.open_data_file) {
+    co_return make_failure(errc::unsupported_feature, location,
+                           "its data lies in an external data file, which is not opened here");
+  }
+  auto data_file = co_await options.open_data_file(tables.head.data_file, options.writable);
+  if (!data_file) co_return data_file.error();
+  const bool usable = !options.writable || (*data_file)->capabilities().writable;
+  const std::string data_location = (*data_file)->location();
+  opened.set_data_file(std::move(*data_file));
+  if (usable) co_return outcome<void>{};
+  co_return make_failure(errc::read_only, data_location, "the data file of " + location);
+}
+
 task<outcome<void>> prepare_writing(qcow2_image& opened, bitmap_care care) {
   image_tables& tables = opened.tables();
   const std::string& location = tables.file.location();
@@ -93,7 +110,8 @@ task<outcome<void>> prepare_writing(qcow2_image& opened, bitmap_care care) {
   const outcome<void> loaded = co_await opened.change_side()->load(location);
   if (!loaded) co_return loaded.error();
   const bool keeps_bitmaps = care != bitmap_care::withdraw && !opened.bitmap_side().is_damaged();
-  const std::uint64_t kept_up = keeps_bitmaps ? bitmaps_bit : 0;
+  const std::uint64_t raw = tables.head.has_raw_data_file() ? autoclear_bit::raw_data_file : 0;
+  const std::uint64_t kept_up = raw | (keeps_bitmaps ? bitmaps_bit : 0);
   const result<void> cleared = co_await clear_autoclear(tables, kept_up);
   if (!cleared) co_return make_failure(cleared.error(), location);
   co_return outcome<void>{};
@@ -136,10 +154,12 @@ task<outcome<std::unique_ptr<image>>> open_image(std::unique_ptr<storage> from, 
                                               options.metadata_cache_bytes);
   image_tables& tables = opened->tables();
   outcome<void> ready = co_await load_tables(*opened, options.snapshot);
+  if (ready) ready = co_await open_data_file(*opened, options);
   if (ready) ready = co_await load_bitmaps(*opened, options.bitmaps);
   if (ready && options.writable) ready = co_await prepare_writing(*opened, options.bitmaps);
   if (!ready) {
-    const result<void> ignored = co_await tables.file.close();
+    result<void> ignored = co_await tables.file.close();
+    if (tables.data_file != nullptr) ignored = co_await tables.data_file->close();
     static_cast<void>(ignored);
     co_return ready.error();
   }

@@ -33,6 +33,10 @@ std::vector<image_fact> qcow2_image::facts() const {
   if (is_v3) made.push_back({"lazy-refcounts", (head.compatible & lazy_refcounts_bit) != 0});
   made.push_back({"refcount-bits", std::uint64_t{1} << tables_.shape.refcount_order});
   if (is_v3) {
+    if (tables_.shape.external_data) {
+      made.push_back({"data-file", head.data_file});
+      made.push_back({"data-file-raw", head.has_raw_data_file()});
+    }
     made.push_back({"corrupt", head.has(incompatible_bit::corrupt)});
     made.push_back({"extended-l2", tables_.shape.extended_l2});
   }
@@ -57,6 +61,7 @@ task<result<allocation>> qcow2_image::do_allocate(byte_range range) {
 }
 
 std::optional<unit_encoding> qcow2_image::encoding() const noexcept {
+  if (tables_.shape.external_data) return std::nullopt;
   const bool zstd = tables_.head.compression == compression::zstd;
   return unit_encoding{.unit_bytes = tables_.shape.cluster_size(),
                        .make_encoder = zstd ? &make_zstd_encoder : &make_deflate_encoder};
@@ -87,6 +92,8 @@ task<result<void>> qcow2_image::do_flush() {
 }
 
 task<result<void>> qcow2_image::do_set_backing(std::optional<backing_reference> reference) {
+  // What a raw data file says, no backing image may add to.
+  if (reference && tables_.head.has_raw_data_file()) co_return errc::not_supported;
   const result<void> changed = co_await writer_->change_backing(std::move(reference));
   if (changed) bump_epoch();
   co_return changed;
@@ -112,6 +119,10 @@ task<result<void>> qcow2_image::do_close() {
     const outcome<void> stored = co_await bitmaps_.store();
     answer = co_await writer_->flush_all();
     if (!stored) answer = stored.error().code;
+  }
+  if (data_file_) {
+    const result<void> data_closed = co_await data_file_->close();
+    if (answer) answer = data_closed;
   }
   const result<void> closed = co_await storage_->close();
   co_return answer ? closed : answer;

@@ -2,7 +2,8 @@
 //
 // Reading needs tables (header, L1 table in memory, L2 slices cached) and the mapper, which never does I/O: a
 // lookup that lacks a slice loads it and asks again. Writing adds the writer with its counts, allocator and
-// flush passes; a read-only image has none, and never looks at refcounts.
+// flush passes; a read-only image has none, and never looks at refcounts. With an external data file extents
+// lie in storage 1, each at its guest offset, and storage 0 has metadata only.
 //
 // Left out on purpose: lazy refcounts (counts are always written in order, so the dirty bit is never set, only
 // repaired).
@@ -35,8 +36,15 @@ class qcow2_image final : public image {
   snapshot_store* snapshots() noexcept override { return &snapshots_; }
   bitmap_store* bitmaps() noexcept override { return tables_.shape.version >= 3 ? &bitmaps_ : nullptr; }
   std::optional<unit_encoding> encoding() const noexcept override;
-  storage& storage_at(std::uint8_t) noexcept override { return *storage_; }
+  storage& storage_at(std::uint8_t index) noexcept override {
+    return index == 0 || !data_file_ ? *storage_ : *data_file_;
+  }
 
+  /// Before the first request, for images with external data.
+  void set_data_file(std::unique_ptr<storage> data_file) noexcept {
+    data_file_ = std::move(data_file);
+    tables_.data_file = data_file_.get();
+  }
   image_tables& tables() noexcept { return tables_; }
   snapshot_keeper& snapshot_side() noexcept { return snapshots_; }
   bitmap_keeper& bitmap_side() noexcept { return bitmaps_; }
@@ -59,6 +67,7 @@ class qcow2_image final : public image {
   task<result<void>> do_close() override;
 
   std::unique_ptr<storage> storage_;
+  std::unique_ptr<storage> data_file_;
   image_tables tables_;
   mapper mapper_;
   std::unique_ptr<qcow2::writer> writer_;

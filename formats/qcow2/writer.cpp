@@ -103,11 +103,12 @@ task<result<void>> writer::fill_table(std::uint64_t new_table, std::uint64_t old
 /// A cluster that reads as zero but is owned is used again in place. If it was data until the last flush, power
 /// loss may show what is written there before it is published: as for any write in place, either the old
 /// bytes or those under way.
-result<writer::need> writer::survey(const placed_slice& at) const {
+result<writer::need> writer::survey(const placed_slice& at, std::uint64_t first_cluster) const {
   need found;
   for (std::uint64_t index = 0; index < at.count; ++index) {
+    const std::uint64_t cluster = first_cluster + index;
     const l2_entry entry = entry_at(at, index);
-    if (!tables_.is_sound(entry)) {
+    if (!tables_.is_sound(entry, cluster)) {
       if (index == 0) return errc::corrupt_image;
       break;
     }
@@ -152,8 +153,9 @@ task<result<allocation>> writer::allocate(byte_range range) {
   const placed_slice at = locate(*table, range);
   const result<void> there = co_await fetch(at.offset);
   if (!there) co_return there.error();
+  if (shape_.external_data) co_return place_in_data_file(range, at);
   if (shape_.extended_l2) co_return co_await allocate_subclusters(range, at);
-  result<need> wanted = survey(at);
+  result<need> wanted = survey(at, shape_.cluster_of(range.offset));
   if (!wanted) co_return wanted.error();
   if (wanted->reuse_offset != 0) co_return describe(range, *wanted, wanted->reuse_offset);
   const result<allocator::reservation> place = co_await clusters_.reserve(wanted->count);
@@ -185,10 +187,17 @@ task<result<void>> writer::pad_end(const allocation& reserved) {
   co_return co_await write_zeros(tables_.file, host);
 }
 
+/// The file has room for what was reserved in it. A data file grows by itself.
+task<result<void>> writer::reach_end(const allocation& reserved) {
+  if (shape_.external_data) co_return result<void>{};
+  const result<void> padded = co_await pad_end(reserved);
+  if (!padded) co_return padded.error();
+  co_return co_await reach(reserved.host_offset + reserved.guest.length);
+}
+
 task<result<void>> writer::publish(const allocation& reserved) {
   if (reserved.encoded_length > 0) co_return co_await publish_encoded(reserved);
-  result<void> reached = co_await pad_end(reserved);
-  if (reached) reached = co_await reach(reserved.host_offset + reserved.guest.length);
+  const result<void> reached = co_await reach_end(reserved);
   if (!reached) co_return reached.error();
   const std::uint64_t l1_index = tables_.place_of(shape_.cluster_of(reserved.guest.offset)).l1_index;
   const auto table = tables_.l2_table(l1_index);
@@ -221,7 +230,8 @@ void writer::drop_what(const raw_l2_entry& old, const raw_l2_entry& now) {
 
 task<result<void>> writer::release(const allocation& reserved) {
   if (reserved.encoded_length > 0) co_return co_await release_encoded(reserved);
-  if (reserved.token == reused_token && !shape_.extended_l2) co_return result<void>{};
+  const bool has_claims = shape_.extended_l2 && !shape_.external_data;
+  if (reserved.token == reused_token && !has_claims) co_return result<void>{};
   const async_lock::guard lock = co_await allocation_.acquire();
   if (shape_.extended_l2) co_return co_await release_subclusters(reserved);
   const cluster_run run{shape_.cluster_of(reserved.host_offset), shape_.clusters_for(reserved.guest.length)};

@@ -74,7 +74,7 @@ class writer {
   placed_slice locate(std::uint64_t table, byte_range range) const noexcept;
   task<result<std::uint64_t>> writable_table(std::uint64_t l1_index);
   task<result<void>> fill_table(std::uint64_t new_table, std::uint64_t old_table);
-  result<need> survey(const placed_slice& at) const;
+  result<need> survey(const placed_slice& at, std::uint64_t first_cluster) const;
   allocation describe(byte_range range, const need& wanted, std::uint64_t host_offset) const noexcept;
   task<result<void>> reach(std::uint64_t host_end);
   l2_entry entry_at(const placed_slice& at, std::uint64_t index) const;
@@ -84,7 +84,12 @@ class writer {
   void claim_parts(const allocation& made, const placed_slice& at, bool reserved);
   task<result<allocation>> allocate_subclusters(byte_range range, placed_slice at);
   task<result<void>> release_subclusters(allocation reserved);
+  result<allocation> place_in_data_file(byte_range range, const placed_slice& at) const;
+  task<result<void>> zero_data_file(byte_range range, zero_mode mode);
+  task<result<void>> resize_data_file(std::uint64_t size);
+  task<void> give_up_data(byte_range range);
   task<result<void>> pad_end(const allocation& reserved);
+  task<result<void>> reach_end(const allocation& reserved);
   task<result<void>> change_entries(byte_range range, entry_change what);
   task<result<std::uint64_t>> change_slice(byte_range range, entry_change what);
   raw_l2_entry changed(const raw_l2_entry& raw, byte_range range, std::uint64_t cluster,

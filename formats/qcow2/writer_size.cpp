@@ -39,9 +39,9 @@ task<outcome<void>> writer::resize(std::uint64_t size) {
 task<outcome<void>> writer::grow(std::uint64_t size) {
   const std::uint64_t used = shape_.clusters_for(tables_.head.virtual_size);
   const std::uint64_t mapped = tables_.l1.size() * shape_.table_entries();
-  result<void> done;
+  result<void> done = co_await resize_data_file(size);
   // Behind the end there may be what a snapshot's machine state left.
-  if (mapped > used) done = co_await forget({used, mapped - used});
+  if (done && mapped > used) done = co_await forget({used, mapped - used});
   const std::uint64_t span = shape_.table_span();
   const std::uint64_t tables = size / span + (size % span != 0 ? 1 : 0);
   const cluster_run old_l1{shape_.cluster_of(tables_.l1.offset()),
@@ -66,6 +66,7 @@ task<outcome<void>> writer::shrink(std::uint64_t size) {
   if (done && mapped > kept) done = co_await forget({kept, mapped - kept});
   if (done) done = co_await flush_all();
   if (done) done = co_await trim();
+  if (done) done = co_await resize_data_file(size);
   if (!done) co_return make_failure(done.error(), tables_.file.location());
   co_return outcome<void>{};
 }
@@ -76,6 +77,7 @@ task<result<void>> writer::make_empty() {
   if (done) done = co_await forget({0, mapped});
   if (done) done = co_await flush_all();
   if (done) done = co_await trim();
+  if (done) co_await give_up_data({0, tables_.head.virtual_size});
   co_return done;
 }
 

@@ -37,7 +37,7 @@ result<writer::need> writer::survey_subclusters(const placed_slice& at, byte_ran
     const std::uint64_t cluster = first + index;
     const l2_entry entry = entry_at(at, index);
     const cluster_claims::claim* claim = claims_.find(cluster);
-    if (!tables_.is_sound(entry) || (claim != nullptr && index > 0)) {
+    if (!tables_.is_sound(entry, cluster) || (claim != nullptr && index > 0)) {
       if (index == 0) return errc::corrupt_image;
       break;
     }

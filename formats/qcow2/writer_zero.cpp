@@ -9,12 +9,27 @@ task<result<void>> writer::zero(byte_range range, zero_mode mode) {
   const bool keep = mode == zero_mode::keep_allocated;
   // Version 2 knows no zero clusters: only an unallocated one without a backing image reads as zero.
   if (shape_.version < 3 && (tables_.head.backing || keep)) co_return errc::not_supported;
-  co_return co_await change_entries(range, keep ? entry_change::zero_and_keep : entry_change::zero_and_free);
+  if (tables_.head.has_raw_data_file()) {
+    const result<void> zeroed = co_await zero_data_file(range, mode);
+    if (!zeroed) co_return zeroed.error();
+    co_return co_await change_entries(range, entry_change::zero_and_keep);
+  }
+  const result<void> changed =
+      co_await change_entries(range, keep ? entry_change::zero_and_keep : entry_change::zero_and_free);
+  if (changed && !keep) co_await give_up_data(range);
+  co_return changed;
 }
 
 task<result<void>> writer::discard(byte_range range) {
   if (shape_.version < 3 && tables_.head.backing) co_return result<void>{};
-  co_return co_await change_entries(range, entry_change::discard);
+  if (tables_.head.has_raw_data_file()) {
+    // The data file has to say the same, so that only what it can zero cheaply is discarded.
+    if (!tables_.data_file->capabilities().can_punch) co_return result<void>{};
+    co_return co_await zero(range, zero_mode::may_punch);
+  }
+  const result<void> changed = co_await change_entries(range, entry_change::discard);
+  if (changed) co_await give_up_data(range);
+  co_return changed;
 }
 
 task<result<void>> writer::change_entries(byte_range range, entry_change what) {
@@ -87,7 +102,7 @@ result<bool> writer::needs_change(const placed_slice& at, byte_range range, entr
   for (std::uint64_t index = 0; index < at.count; ++index, entry += shape_.l2_entry_bytes()) {
     const raw_l2_entry raw = load_l2_entry(entry, shape_);
     const l2_entry decoded = decode_l2_entry(raw, shape_);
-    if (!tables_.is_sound(decoded)) return errc::corrupt_image;
+    if (!tables_.is_sound(decoded, first + index)) return errc::corrupt_image;
     if (decoded.kind == entry_kind::compressed && what != entry_change::discard) {
       const std::uint32_t mask = held_mask(range, first + index, shape_, tables_.head.virtual_size);
       if (mask != all_subclusters) return errc::not_supported;

@@ -45,6 +45,15 @@ class Create(CliTestCase):
         for image_format, options, size in (("qcow2", [], "1G"), ("qcow2", ["-o", "compat=0.10"], "100M"),
                                             ("qcow2", ["-o", "cluster_size=512,refcount_bits=1"], "5M"),
                                             ("qcow2", ["-o", "cluster_size=2M", "-o", "lazy_refcounts=on"], "3G"),
+                                            ("qcow2", ["-o", "extended_l2=on"], "1G"),
+                                            ("qcow2", ["-o", "preallocation=metadata"], "70M"),
+                                            ("qcow2", ["-o", "preallocation=falloc,cluster_size=4K"], "5M"),
+                                            ("qcow2", ["-o", "preallocation=full,extended_l2=on"], "3M"),
+                                            ("qcow2", ["-o", "preallocation=metadata,compat=0.10"], "5M"),
+                                            ("qcow2", ["-o", "data_file=" + self.path("data")], "5M"),
+                                            ("qcow2", ["-o", "data_file=" + self.path("data") + ",data_file_raw=on"], "9M"),
+                                            ("qcow2", ["-o", "data_file=" + self.path("data")
+                                                       + ",data_file_raw=on,preallocation=full,extended_l2=on"], "3M"),
                                             ("qed", [], "1G"), ("qed", ["-o", "cluster_size=4K,table_size=2"], "5M"),
                                             ("raw", [], "777K")):
             with self.subTest(format=image_format, options=options):

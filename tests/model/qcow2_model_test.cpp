@@ -44,7 +44,7 @@ TEST(qcow2_model, behaves_like_an_array_and_stays_clean) {
   const std::uint64_t runs = from_environment("WEIR_RUNS", 40);
   std::uint64_t encoded = 0;
   for (std::uint64_t seed = first; seed < first + runs && !HasFailure(); ++seed) {
-    live({.seed = seed}, 3, 24, encoded);
+    live({.seed = seed, .data_files = true}, 3, 24, encoded);
   }
   EXPECT_GT(encoded, runs) << "compressed writes are part of a life";
 }

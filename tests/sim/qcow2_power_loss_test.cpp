@@ -45,7 +45,7 @@ TEST(qcow2_power_loss, at_every_write_boundary_keeps_what_was_flushed) {
   const std::uint64_t runs = from_environment("WEIR_RUNS", 40);
   for (std::uint64_t seed = first; seed < first + runs; ++seed) {
     for (std::uint64_t cut = 0;; ++cut) {
-      qcow2_world world({.seed = seed, .largest_size = 24 * KiB});
+      qcow2_world world({.seed = seed, .largest_size = 24 * KiB, .data_files = true});
       if (world.forgetful()) {
         world.open();
         for (int step = 0; step < 8; ++step) world.step();

@@ -25,6 +25,7 @@ class checker {
     bits_ = number(20, 4);
     size_ = u64{1} << bits_;
     order_ = version_ == 2 ? 4 : number(96, 4);
+    external_ = version_ >= 3 && (number(72, 8) & 4) != 0;
     extended_ = version_ >= 3 && (number(72, 8) & 16) != 0;
     if (extended_ && bits_ < 14) error("subclusters in clusters too small for them");
     claim(0, size_, "header");
@@ -131,7 +132,7 @@ class checker {
       if (l2 == 0 || l2 % size_ != 0) error("l1 entry invalid" + at(l1 + index * 8));
       claim(l2, size_, "l2-table");
       if (active) flags_.push_back({l2 >> bits_, (entry & copied) != 0, "l1 entry " + std::to_string(index)});
-      walk_l2(l2, active);
+      walk_l2(l2, active, index * (size_ / entry_bytes()) << bits_);
     }
   }
 
@@ -144,12 +145,25 @@ class checker {
     if (entry == 0 && allocated != 0) error("subclusters allocated nowhere" + at(place));
   }
 
-  void walk_l2(u64 l2, bool active) {
-    for (u64 place = l2; place < l2 + size_; place += extended_ ? 16 : 8) {
+  u64 entry_bytes() const { return extended_ ? 16 : 8; }
+
+  /// A data file is not counted; its clusters lie where the guest's do.
+  void check_external(u64 entry, u64 guest, u64 place) {
+    if ((entry & compressed) != 0) error("compressed cluster in a data file" + at(place));
+    if ((entry & offset_bits) != guest) error("data file offset is not the guest's" + at(place));
+    if ((entry & copied) == 0) ++report_.missing_copied;
+  }
+
+  void walk_l2(u64 l2, bool active, u64 guest) {
+    for (u64 place = l2; place < l2 + size_; place += entry_bytes(), guest += size_) {
       const u64 entry = number(place, 8);
       if (extended_) check_bitmap(entry, place);
       if (entry == 0 || (entry == 1 && !extended_)) continue;
       if (active) ++report_.used_clusters;
+      if (external_) {
+        check_external(entry, guest, place);
+        continue;
+      }
       if ((entry & compressed) != 0) {
         const unsigned shift = 62 - (static_cast<unsigned>(bits_) - 8);
         const u64 offset = entry & ((u64{1} << shift) - 1);
@@ -219,6 +233,7 @@ class checker {
   u64 size_ = 0;
   u64 order_ = 4;
   bool extended_ = false;
+  bool external_ = false;
   std::map<u64, u64> references_;
   std::map<u64, std::string> kinds_;
   std::vector<flag> flags_;

@@ -64,8 +64,9 @@ struct qcow2_settings {
   std::uint64_t largest_size = 96 * KiB;
   bool small_clusters = false;  ///< 512 bytes only: most metadata for the least data
   bool widest_counts = false;   ///< 64 bits: the refcount table is full soonest
-  /// Always; otherwise one world in four has them, with clusters of 16 KiB. Not with small_clusters.
+  /// Always; otherwise one world in four has them, with clusters from 16 KiB. Not with small_clusters.
   bool subclusters = false;
+  bool data_files = false;  ///< some worlds keep their data in a file of its own
 };
 
 /// Bytes a test may expect, sector by sector.
@@ -129,16 +130,19 @@ class sector_oracle {
 class qcow2_world {
  public:
   explicit qcow2_world(const qcow2_settings& settings)
-      : random_(settings.seed), disk_(0, power_), oracle_({}) {
+      : random_(settings.seed), disk_(0, power_), data_disk_(0, power_), oracle_({}) {
     choose_options(settings);
     make_backing();
     std::vector<sector_oracle::tag> initial(static_cast<std::size_t>(size_ / world_sector), 0);
     for (std::size_t sector = 0; sector < initial.size(); ++sector) initial[sector] = backing_tag(sector);
     oracle_ = sector_oracle(std::move(initial));
     simulated_storage into(disk_);
-    const outcome<void> created = run(io_, qcow2_driver().create(into, options_));
+    image_create_options options = options_;
+    options.create_data_file = data_file_on(data_disk_);
+    const outcome<void> created = run(io_, qcow2_driver().create(into, std::move(options)));
     if (!created) throw std::logic_error(created.error().what);
     disk_.settle_all();
+    data_disk_.settle_all();
   }
 
   const std::string& description() const { return description_; }
@@ -154,7 +158,7 @@ class qcow2_world {
   void set_bitmap_care(bitmap_care care) { care_ = care; }
 
   void open() {
-    image_ = open_on(disk_, true);
+    image_ = open_on(disk_, data_disk_, true);
     ASSERT_NE(image_, nullptr);
     driver_.emplace(*image_, backing_);
   }
@@ -333,13 +337,14 @@ class qcow2_world {
     }
     // A cluster that was zeroed and kept may still be data on the disk until the next flush: what is written
     // there is then seen after a power loss, like any write under way.
-    was_zero = was_zero || options_.options.contains("extended_l2");
+    was_zero = was_zero || options_.options.contains("extended_l2") || options_.options.contains("data_file");
     for (std::uint64_t at = reserved->guest.offset; was_zero && at < reserved->guest.end();
          at += world_sector) {
       oracle_.may_be(static_cast<std::size_t>(at / world_sector), rubbish_tag);
     }
     const std::vector<std::byte> rubbish(static_cast<std::size_t>(reserved->guest.length), std::byte{0xdb});
-    const result<void> wrote = run(io_, image_->storage_at(0).write(reserved->host_offset, rubbish));
+    const result<void> wrote =
+        run(io_, image_->storage_at(reserved->storage_index).write(reserved->host_offset, rubbish));
     static_cast<void>(wrote);
     expect_done(run(io_, image_->release(*reserved)), "release");
   }
@@ -360,9 +365,10 @@ class qcow2_world {
   /// What stands on a disk after a power loss is sound, holds what was flushed, and can be written again.
   void expect_survival(std::uint64_t survival) {
     simulated_disk survivor = disk_.after_power_loss(survival);
+    simulated_disk data_survivor = data_disk_.after_power_loss(survival);
     const qcow2_report report = check_qcow2(bytes_of(survivor));
     ASSERT_TRUE(report.errors.empty()) << "after the power loss: " << report.text();
-    std::unique_ptr<image> revived = open_on(survivor, true);
+    std::unique_ptr<image> revived = open_on(survivor, data_survivor, true);
     ASSERT_NE(revived, nullptr);
     image_driver driver(*revived, backing_);
     const std::uint64_t size = revived->virtual_size();
@@ -381,9 +387,9 @@ class qcow2_world {
 
   /// Opens the image on `disk`, or a snapshot of it, for reading.
   std::unique_ptr<image> open_reader(simulated_disk& disk, const std::string& snapshot = {}) {
-    return open_on(disk, false, snapshot);
+    return open_on(disk, data_disk_, false, snapshot);
   }
-  std::unique_ptr<image> open_writer(simulated_disk& disk) { return open_on(disk, true); }
+  std::unique_ptr<image> open_writer(simulated_disk& disk) { return open_on(disk, data_disk_, true); }
   std::vector<sector_oracle::tag> read_tags(image& from) {
     image_driver driver(from, backing_);
     return read_all(driver);
@@ -413,11 +419,16 @@ class qcow2_world {
     if (!v2 && draw(2) == 0) options_.options["compression_type"] = "zstd";
     size_ = (1 + draw(settings.largest_size / world_sector)) * world_sector;
     options_.virtual_size = size_;
-    has_backing_ = draw(2) == 0;
+    if (settings.data_files && !v2 && draw(3) == 0) options_.options["data_file"] = "data";
+    const bool external = options_.options.contains("data_file");
+    const bool raw = external && draw(2) == 0;
+    if (raw) options_.options["data_file_raw"] = "on";
+    has_backing_ = !raw && draw(2) == 0;
     if (has_backing_) options_.backing = backing_reference{"base.raw", "raw", false};
     // Mostly the smallest cache there is, so that slices come and go.
     cache_bytes_ = draw(3) == 0 ? std::size_t{1} << 20 : 0;
-    forgetful_ = draw(3) == 0;
+    // A data file's clusters always are COPIED.
+    forgetful_ = draw(3) == 0 && !external;
     description_ = "seed " + std::to_string(settings.seed) + ", size " + std::to_string(size_) +
                    (has_backing_ ? ", backing" : "");
     for (const auto& [key, value] : options_.options) description_ += ", " + key + "=" + value;
@@ -439,10 +450,20 @@ class qcow2_world {
     return std::span(bytes).subspan(static_cast<std::size_t>(index) * world_sector, world_sector);
   }
 
-  std::unique_ptr<image> open_on(simulated_disk& disk, bool writable, const std::string& snapshot = {}) {
-    const image_open_options options{
+  static data_file_opener data_file_on(simulated_disk& disk) {
+    return [&disk](std::string, bool) { return open_data(disk); };
+  }
+  static task<outcome<std::unique_ptr<storage>>> open_data(simulated_disk& disk) {
+    std::unique_ptr<storage> opened = std::make_unique<simulated_storage>(disk);
+    co_return opened;
+  }
+
+  std::unique_ptr<image> open_on(simulated_disk& disk, simulated_disk& data, bool writable,
+                                 const std::string& snapshot = {}) {
+    image_open_options how{
         .writable = writable, .bitmaps = care_, .snapshot = snapshot, .metadata_cache_bytes = cache_bytes_};
-    auto opened = run(io_, qcow2_driver().open(std::make_unique<simulated_storage>(disk), options));
+    how.open_data_file = data_file_on(data);
+    auto opened = run(io_, qcow2_driver().open(std::make_unique<simulated_storage>(disk), std::move(how)));
     if (!opened) {
       ADD_FAILURE() << opened.error().what;
       return nullptr;
@@ -471,6 +492,7 @@ class qcow2_world {
   std::mt19937_64 random_;
   power_supply power_;
   simulated_disk disk_;
+  simulated_disk data_disk_;
   image_create_options options_;
   std::uint64_t size_ = 0;
   bool has_backing_ = false;

@@ -230,7 +230,7 @@ TEST_F(open_chain_test, what_is_not_supported_is_refused_by_name) {
   EXPECT_EQ(open(disk), "/t: <encryption> is not supported");
   disk.layers[0].source.unsupported.clear();
   disk.layers[0].data_store.push_back(layer_at("/data", "raw"));
-  EXPECT_EQ(open(disk), "/t: external data files are not supported");
+  EXPECT_EQ(open(disk), "/t: a data file is described for it, but its header has none");
   EXPECT_EQ(open_top("/t", "vmdk"), "/t: format vmdk is not supported");
 }
 

@@ -104,7 +104,6 @@ TEST(qcow2_header, hostile_fields_are_refused_by_name) {
 
 TEST(qcow2_header, features_are_refused_by_their_names) {
   const bytes good = laid_out(plain_header(12));
-  expect_refused(with<std::uint64_t>(good, 72, 4), errc::unsupported_feature, "data file");
   expect_refused(with<std::uint64_t>(good, 72, 16), errc::corrupt_image, "subclusters");
   expect_refused(with<std::uint64_t>(good, 72, std::uint64_t{1} << 40), errc::unsupported_feature, "bit 40");
   // The feature table names bits: rename the first entry's bit to 40.
@@ -271,9 +270,11 @@ TEST(qcow2_create_options, are_refused_by_name) {
   refused("compat", "4");
   refused("lazy_refcounts", "maybe");
   refused("compression_type", "lz4");
-  refused("preallocation", "full");
+  refused("preallocation", "some");
   refused("extended_l2", "maybe");
-  refused("data_file", "x");
+  refused("data_file", "");
+  refused("data_file", "nbd:localhost:1");
+  refused("data_file_raw", "on");
   refused("encrypt.format", "luks");
 }
 
