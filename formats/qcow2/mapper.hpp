@@ -13,6 +13,8 @@ namespace weir::qcow2 {
 class mapper {
  public:
   mapper(image_tables& tables, bool writable) noexcept : tables_(tables), writable_(writable) {}
+  /// From now on nothing is in place.
+  void stop_writing() noexcept { writable_ = false; }
 
   /// The extent at range.offset, as far as the cached slices tell; empty if the first is not cached.
   /// Precondition: `range` is not empty and inside the virtual size.

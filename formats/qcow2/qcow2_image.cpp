@@ -44,12 +44,28 @@ std::vector<image_fact> qcow2_image::facts() const {
 }
 
 std::optional<result<extent>> qcow2_image::do_try_map(byte_range range, map_effort) {
-  return mapper_.map(range);
+  std::optional<result<extent>> found = mapper_.map(range);
+  // An error that marks the image wants I/O: do_map() comes to the same answer.
+  const bool marks = found && !*found && writer_ && !writer_->found_corrupt();
+  if (marks) found.reset();
+  return found;
+}
+
+/// The error of a mapping or a change. Once the metadata has contradicted itself nothing is in place any more.
+task<error_code> qcow2_image::judge(error_code code) {
+  const error_code corrupt = errc::corrupt_image;
+  if (!writer_ || code != corrupt) co_return code;
+  if (!writer_->found_corrupt()) {
+    mapper_.stop_writing();
+    bump_epoch();
+  }
+  co_return co_await writer_->note(code);
 }
 
 task<result<extent>> qcow2_image::do_map(byte_range range, map_effort) {
   while (true) {
     const std::optional<result<extent>> found = mapper_.map(range);
+    if (found && !*found) co_return co_await judge(found->error());
     if (found) co_return *found;
     const result<void> loaded = co_await tables_.l2.load(mapper_.missing_slice(range.offset));
     if (!loaded) co_return loaded.error();
@@ -57,7 +73,9 @@ task<result<extent>> qcow2_image::do_map(byte_range range, map_effort) {
 }
 
 task<result<allocation>> qcow2_image::do_allocate(byte_range range) {
-  return writer_->allocate(range);
+  const result<allocation> made = co_await writer_->allocate(range);
+  if (!made) co_return co_await judge(made.error());
+  co_return made;
 }
 
 std::optional<unit_encoding> qcow2_image::encoding() const noexcept {
@@ -72,7 +90,9 @@ task<result<allocation>> qcow2_image::do_allocate_encoded(byte_range unit, std::
 }
 
 task<result<void>> qcow2_image::do_publish(const allocation& reserved) {
-  return writer_->publish(reserved);
+  const result<void> done = co_await writer_->publish(reserved);
+  if (!done) co_return co_await judge(done.error());
+  co_return done;
 }
 
 task<result<void>> qcow2_image::do_release(const allocation& reserved) {
@@ -80,11 +100,15 @@ task<result<void>> qcow2_image::do_release(const allocation& reserved) {
 }
 
 task<result<void>> qcow2_image::do_zero(byte_range range, zero_mode mode) {
-  return writer_->zero(range, mode);
+  const result<void> done = co_await writer_->zero(range, mode);
+  if (!done) co_return co_await judge(done.error());
+  co_return done;
 }
 
 task<result<void>> qcow2_image::do_discard(byte_range range) {
-  return writer_->discard(range);
+  const result<void> done = co_await writer_->discard(range);
+  if (!done) co_return co_await judge(done.error());
+  co_return done;
 }
 
 task<result<void>> qcow2_image::do_flush() {

@@ -65,6 +65,7 @@ class qcow2_image final : public image {
   task<outcome<void>> do_resize(std::uint64_t size) override;
   task<outcome<void>> do_make_empty() override;
   task<result<void>> do_close() override;
+  task<error_code> judge(error_code code);
 
   std::unique_ptr<storage> storage_;
   std::unique_ptr<storage> data_file_;

@@ -41,8 +41,7 @@ task<result<void>> writer::relieve() {
   co_return co_await flush();
 }
 
-/// Metadata where free clusters should be: the counts lie, and going on would destroy data.
-task<result<void>> writer::note(error_code code) {
+task<error_code> writer::note(error_code code) {
   const error_code corrupt = errc::corrupt_image;
   if (code != corrupt || found_corrupt_) co_return code;
   found_corrupt_ = true;
@@ -50,7 +49,8 @@ task<result<void>> writer::note(error_code code) {
     tables_.head.incompatible |= incompatible_bit::corrupt;
     std::vector<std::byte> bits(8);
     store_big(bits.data(), tables_.head.incompatible);
-    const result<void> marked = co_await tables_.file.write(field::incompatible, bits);
+    result<void> marked = co_await tables_.file.write(field::incompatible, bits);
+    if (marked) marked = co_await tables_.file.flush();
     static_cast<void>(marked);  // the error that matters is the corruption
   }
   co_return code;
@@ -63,10 +63,7 @@ task<result<std::uint64_t>> writer::writable_table(std::uint64_t l1_index) {
   if (!old_table) co_return errc::corrupt_image;
   if (*old_table != 0 && (tables_.l1[l1_index] & copied_flag) != 0) co_return *old_table;
   const result<allocator::reservation> place = co_await clusters_.reserve(1);
-  if (!place) {
-    const result<void> noted = co_await note(place.error());
-    co_return noted.error();
-  }
+  if (!place) co_return place.error();
   const std::uint64_t table = shape_.offset_of(place->run.first);
   const result<void> filled = co_await fill_table(table, *old_table);
   if (!filled) {
@@ -159,10 +156,7 @@ task<result<allocation>> writer::allocate(byte_range range) {
   if (!wanted) co_return wanted.error();
   if (wanted->reuse_offset != 0) co_return describe(range, *wanted, wanted->reuse_offset);
   const result<allocator::reservation> place = co_await clusters_.reserve(wanted->count);
-  if (!place) {
-    const result<void> noted = co_await note(place.error());
-    co_return noted.error();
-  }
+  if (!place) co_return place.error();
   wanted->count = place->run.count;
   allocation made = describe(range, *wanted, shape_.offset_of(place->run.first));
   made.host_is_zero = place->reads_zero;
@@ -196,6 +190,7 @@ task<result<void>> writer::reach_end(const allocation& reserved) {
 }
 
 task<result<void>> writer::publish(const allocation& reserved) {
+  if (found_corrupt_) co_return errc::corrupt_image;
   if (reserved.encoded_length > 0) co_return co_await publish_encoded(reserved);
   const result<void> reached = co_await reach_end(reserved);
   if (!reached) co_return reached.error();

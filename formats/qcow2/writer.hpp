@@ -50,6 +50,11 @@ class writer {
   /// Flushes until nothing is dirty and everything dropped is free. Precondition: no pins are left.
   task<result<void>> flush_all();
 
+  /// Told every error of a mapping or a change, and returns it. If it says that the metadata contradicts itself,
+  /// going on could destroy data: the image is marked corrupt, durably, and refuses changes from then on.
+  task<error_code> note(error_code code);
+  bool found_corrupt() const noexcept { return found_corrupt_; }
+
   refcounts& counts() noexcept { return counts_; }
   allocator& clusters() noexcept { return clusters_; }
   flusher& passes() noexcept { return flusher_; }
@@ -109,7 +114,6 @@ class writer {
   task<result<void>> release_encoded(const allocation& reserved);
   task<result<void>> fetch(std::uint64_t slice);
   task<result<void>> relieve();
-  task<result<void>> note(error_code code);
 
   image_tables& tables_;
   const geometry& shape_;

@@ -123,10 +123,7 @@ task<result<allocation>> writer::allocate_subclusters(byte_range range, placed_s
     co_return made;
   }
   const result<allocator::reservation> place = co_await clusters_.reserve(wanted->count);
-  if (!place) {
-    const result<void> noted = co_await note(place.error());
-    co_return noted.error();
-  }
+  if (!place) co_return place.error();
   // The slice may have left the cache meanwhile; the entries are the caller's or, if claimed, unclaimed still.
   const result<void> there = co_await fetch(at.offset);
   if (!there) {
