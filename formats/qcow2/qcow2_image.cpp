@@ -86,7 +86,9 @@ std::optional<unit_encoding> qcow2_image::encoding() const noexcept {
 }
 
 task<result<allocation>> qcow2_image::do_allocate_encoded(byte_range unit, std::uint64_t byte_length) {
-  return writer_->allocate_encoded(unit, byte_length);
+  const result<allocation> made = co_await writer_->allocate_encoded(unit, byte_length);
+  if (!made) co_return co_await judge(made.error());
+  co_return made;
 }
 
 task<result<void>> qcow2_image::do_publish(const allocation& reserved) {

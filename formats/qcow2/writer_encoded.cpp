@@ -26,10 +26,7 @@ task<result<allocation>> writer::allocate_encoded(byte_range unit, std::uint64_t
   if (kind == entry_kind::invalid) co_return errc::corrupt_image;
   if (kind != entry_kind::unallocated && kind != entry_kind::zero_plain) co_return errc::not_supported;
   const result<allocator::byte_reservation> place = co_await clusters_.reserve_bytes(byte_length);
-  if (!place) {
-    const result<void> noted = co_await note(place.error());
-    co_return noted.error();
-  }
+  if (!place) co_return place.error();
   const result<void> reached = co_await reach(shape_.offset_of(place->fresh.end()));
   if (!reached) {
     const result<void> ignored = co_await clusters_.give_back_bytes(place->host);

@@ -1,5 +1,6 @@
 #include "formats/qed/qed.hpp"
 
+#include "formats/qed/check_image.hpp"
 #include "formats/qed/header.hpp"
 #include "formats/qed/open.hpp"
 
@@ -10,7 +11,8 @@ format_driver qed_driver() {
           .can_have_backing = true,
           .probe = qed::has_magic,
           .open = qed::open_image,
-          .create = qed::create_image};
+          .create = qed::create_image,
+          .check = qed::check_image};
 }
 
 }  // namespace weir
