@@ -1,43 +1,66 @@
 #include "cli/chain_map.hpp"
 #include "cli/image_options.hpp"
+#include "cli/map_svg.hpp"
 #include "cli/named_disks.hpp"
 #include "cli/verbs.hpp"
+#include "engine/base/durable_file.hpp"
 
 #include <boost/json.hpp>
 
 #include <cstdio>
+#include <optional>
+#include <span>
+#include <string>
 #include <utility>
+#include <vector>
 
 namespace weir::cli {
 namespace {
 
 namespace json = boost::json;
 
-void print_table(const disk& mapped, const std::vector<map_run>& runs) {
+struct map_output {
+  bool as_json = false;
+  std::optional<std::string> svg;  ///< path of a picture to draw instead
+};
+
+std::vector<std::string> files_of(const disk& mapped) {
   std::vector<std::string> files;
   for (const auto& each : mapped.chain().layers()) files.push_back(describe(each->model.source));
-  std::fputs(to_table(runs, files).c_str(), stdout);
+  return files;
 }
 
-task<outcome<int>> map(engine_host& host, std::string named, image_settings settings, bool as_json) {
+outcome<void> draw(const std::string& path, std::span<const mapped_disk> disks) {
+  const result<void> written = replace_file(path, to_svg(disks));
+  if (written.has_error()) return make_failure(written.error(), path);
+  return {};
+}
+
+task<outcome<int>> map(engine_host& host, std::string named, image_settings settings, map_output output) {
   auto opened = co_await open_named_disks(host, std::move(named), settings);
   if (opened.has_error()) co_return opened.error();
   outcome<int> answer = exit_done;
   json::array disks;
+  std::vector<mapped_disk> drawn;
   for (const auto& each : opened->disks) {
     const auto runs = co_await map_chain(*each);
     if (runs.has_error()) {
       answer = runs.error();
       break;
     }
-    if (as_json) {
+    if (output.svg) {
+      drawn.push_back({each->name(), each->size(), files_of(*each), *runs});
+    } else if (output.as_json) {
       disks.push_back(json::object{{"target", each->name()}, {"map", to_json(*runs)}});
     } else {
       if (opened->document) std::printf("%s:\n", each->name().c_str());
-      print_table(*each, *runs);
+      std::fputs(to_table(*runs, files_of(*each)).c_str(), stdout);
     }
   }
-  if (as_json && answer.has_value()) {
+  if (output.svg && answer.has_value()) {
+    const outcome<void> done = draw(*output.svg, drawn);
+    if (done.has_error()) answer = done.error();
+  } else if (output.as_json && answer.has_value()) {
     const json::value shown =
         opened->document ? json::value(json::object{{"disks", disks}}) : disks.front().at("map");
     std::puts(json::serialize(shown).c_str());
@@ -51,6 +74,7 @@ void declare(option_set& options) {
   declare_image_options(options);
   declare_snapshot_option(options);
   options.flag("json", "Print JSON with the keys of qemu-img map; for a domain one such list per disk.")
+      .value("svg", "FILE", "Draw an SVG picture into FILE instead: one row for each layer.")
       .argument("IMAGE", "The image, or a domain XML file: then all its disks.");
 }
 
@@ -59,14 +83,16 @@ outcome<int> run(const given_options& given) {
   if (settings.has_error()) return settings.error();
   auto host = engine_host::create();
   if (host.has_error()) return host.error();
-  return (*host)->run(map(**host, *given.value("IMAGE"), *settings, given.has("json")));
+  if (given.has("json") && given.has("svg")) return usage_failure("either --json or --svg");
+  map_output output{.as_json = given.has("json"), .svg = given.value("svg")};
+  return (*host)->run(map(**host, *given.value("IMAGE"), *settings, std::move(output)));
 }
 
 }  // namespace
 
 verb map_verb() {
   return {.name = "map",
-          .synopsis = "[--json] [-f FMT] [-l SNAPSHOT] [-U] DOMAIN.xml | IMAGE",
+          .synopsis = "[--json | --svg FILE] [-f FMT] [-l SNAPSHOT] [-U] DOMAIN.xml | IMAGE",
           .summary = "show which layer of a chain owns which range",
           .description =
               "Lists the runs of the guest-visible content: which layer of the chain holds each "
