@@ -1,5 +1,8 @@
 #include "cli/chain_map.hpp"
 
+#include "cli/plain_line.hpp"
+#include "formats/qcow1/decoded_image.hpp"
+
 #include <boost/json/object.hpp>
 
 #include <algorithm>
@@ -24,7 +27,9 @@ map_run run_of(const located_extent& located, std::uint64_t start, std::size_t c
   run.compressed = found.kind == extent_kind::encoded;
   // A hole of a raw file is where it is read from, unlike a zero cluster.
   const bool is_raw = run.present && located.owner->image->grain() == 1;
-  if (found.kind == extent_kind::data || (run.zero && is_raw)) {
+  const bool has_place =
+      found.kind == extent_kind::data && found.storage_index != qcow1::decoded_storage_index;
+  if (has_place || (run.zero && is_raw)) {
     run.offset = found.kind == extent_kind::data ? found.host_offset : start;
   }
   return run;
@@ -81,9 +86,9 @@ std::string to_table(const std::vector<map_run>& runs, const std::vector<std::st
     } else {
       std::snprintf(columns.data(), columns.size(), "%#-16llx%#-16llx%-16s",
                     static_cast<unsigned long long>(run.start), static_cast<unsigned long long>(run.length),
-                    "compressed");
+                    run.compressed ? "compressed" : "decoded");
     }
-    table += columns.data() + files[run.depth] + "\n";
+    table += columns.data() + plain_line(files[run.depth]) + "\n";
   }
   return table;
 }

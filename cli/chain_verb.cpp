@@ -1,6 +1,7 @@
 #include "cli/chain_json.hpp"
 #include "cli/described_disks.hpp"
 #include "cli/image_options.hpp"
+#include "cli/plain_line.hpp"
 #include "cli/verbs.hpp"
 
 #include <boost/json/serialize.hpp>
@@ -32,7 +33,7 @@ void print_layers(const std::vector<layer_model>& layers, bool terminated, const
     std::printf("%s%-4s %-6s %-8s %s\n", indent,
                 layer.index ? ("[" + std::to_string(*layer.index) + "]").c_str() : "",
                 layer.format.empty() ? "?" : layer.format.c_str(), layer.source.type.c_str(),
-                describe(layer.source).c_str());
+                plain_line(describe(layer.source)).c_str());
   }
   if (layers.empty()) {
     std::printf("%sno medium\n", indent);

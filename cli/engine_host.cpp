@@ -101,6 +101,7 @@ task<outcome<std::vector<std::shared_ptr<layer>>>> open_layers(engine_host& host
   options.allow_remote_backing = settings.allow_remote_backing;
   options.image.snapshot = settings.snapshot;
   options.image.bitmaps = settings.bitmaps;
+  options.image.passphrase = settings.passphrase;
   const storage_opener opener = host.opener(settings.storage);
   co_return co_await open_chain(described, formats(), opener, options);
 }

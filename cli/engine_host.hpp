@@ -31,6 +31,7 @@ struct image_settings {
   std::string snapshot = {};  ///< ID or name of the internal snapshot to show instead of the current state
   bitmap_care bitmaps = bitmap_care::record;  ///< of an image opened for writing
   opener_settings storage;
+  std::shared_ptr<const std::string> passphrase = nullptr;  ///< of encrypted images of the chain; may be null
 };
 
 class engine_host {
@@ -41,7 +42,11 @@ class engine_host {
   engine_host& operator=(const engine_host&) = delete;
 
   executor context() noexcept { return io_.get_executor(); }
-  engine_resources resources() noexcept { return {context(), buffers_, workers_}; }
+  engine_resources resources() noexcept {
+    return {context(), buffers_, workers_, report_ ? &report_ : nullptr};
+  }
+  /// Told of errors that reach a guest only as a number. Before the first disk is made.
+  void set_report(std::function<void(const failure&)> report) { report_ = std::move(report); }
   file_io& files() noexcept { return *files_; }
   storage_opener opener(opener_settings settings);
 
@@ -62,6 +67,7 @@ class engine_host {
   worker_pool workers_;
   buffer_pool buffers_;
   std::unique_ptr<file_io> files_;
+  std::function<void(const failure&)> report_;
   boost::asio::basic_signal_set<executor> signals_;
   async_event woken_;
   bool interrupted_ = false;

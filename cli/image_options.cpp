@@ -1,8 +1,10 @@
 #include "cli/image_options.hpp"
 
+#include "cli/passphrase.hpp"
 #include "formats/registry.hpp"
 
 #include <chrono>
+#include <memory>
 #include <string_view>
 #include <utility>
 
@@ -11,14 +13,21 @@ namespace weir::cli {
 void declare_image_options(option_set& options) {
   options
       .value("format,f", "FMT",
-             "Format of the image: raw, qcow2 or qed. Without it the named image is probed.")
+             "Format of the image: raw, qcow2, qed or qcow (version 1, read-only). Without it the named "
+             "image is "
+             "probed.")
       .flag("force-share,U", "Open the image although another process writes it; what is read may be stale.")
       .flag("allow-remote-backing", "Open network locations that are named in image headers.")
       .value("tls-creds", "DIR",
              "For nbds:// images: ca-cert.pem to verify the server with, and client-cert.pem and "
              "client-key.pem.")
       .value("reconnect-limit", "SECONDS",
-             "Wait this long for an NBD server that is gone before requests fail (default 60).");
+             "Wait this long for an NBD server that is gone before requests fail (default 60).")
+      .value(
+          "passphrase-file", "PATH",
+          "Passphrase of images encrypted with AES (qcow and qcow2, read-only): a file, or fd:N for an open "
+          "descriptor. One newline at its end does not count. A wrong passphrase cannot be told from a right "
+          "one: the content is then rubbish.");
 }
 
 void declare_snapshot_option(option_set& options) {
@@ -45,6 +54,11 @@ outcome<image_settings> read_image_options(const given_options& given) {
   if (limit.has_error()) return limit.error();
   if (*limit) settings.storage.nbd.reconnect_limit = std::chrono::seconds(**limit);
   settings.snapshot = given.value("snapshot").value_or("");
+  if (const auto file = given.value("passphrase-file")) {
+    auto passphrase = read_passphrase(*file);
+    if (passphrase.has_error()) return passphrase.error();
+    settings.passphrase = std::make_shared<const std::string>(*std::move(passphrase));
+  }
   if (given.has("force-share")) settings.storage.locking = image_locking::share;
   return settings;
 }

@@ -10,11 +10,12 @@
 
 namespace weir::cli {
 
-/// -f FMT, -U, --allow-remote-backing, and how to reach NBD servers.
+/// -f FMT, -U, --allow-remote-backing, --passphrase-file, and how to reach NBD servers.
 void declare_image_options(option_set& options);
 /// --snapshot NAME|ID, for verbs that read.
 void declare_snapshot_option(option_set& options);
-/// What they ask for, to open an image for reading. Errors: usage (unknown format).
+/// What they ask for, to open an image for reading. Errors: usage (unknown format); a passphrase that cannot
+/// be read.
 outcome<image_settings> read_image_options(const given_options& given);
 
 /// The format called that, as a usage failure where there is none.

@@ -1,5 +1,6 @@
 #include "cli/human_size.hpp"
 #include "cli/image_options.hpp"
+#include "cli/plain_line.hpp"
 #include "cli/snapshot_text.hpp"
 #include "cli/verbs.hpp"
 #include "engine/block/backing_name.hpp"
@@ -48,7 +49,7 @@ std::string text_of(const json::value& value) {
 }
 
 void print_line(std::string_view key, const std::string& value) {
-  std::printf("%.*s: %s\n", static_cast<int>(key.size()), key.data(), value.c_str());
+  std::printf("%.*s: %s\n", static_cast<int>(key.size()), key.data(), plain_line(value).c_str());
 }
 
 void print_nested(const json::value& value, std::string_view key, std::size_t indent);

@@ -1,4 +1,5 @@
 #include "cli/help.hpp"
+#include "cli/plain_line.hpp"
 #include "cli/verbs.hpp"
 
 #include <csignal>
@@ -16,8 +17,7 @@ void print(const std::string& text) {
 }
 
 int complain(std::string_view subject, std::string_view what) {
-  std::fprintf(stderr, "weir: %.*s: %.*s\n", static_cast<int>(subject.size()), subject.data(),
-               static_cast<int>(what.size()), what.data());
+  std::fprintf(stderr, "weir: %s: %s\n", plain_line(subject).c_str(), plain_line(what).c_str());
   return exit_usage;
 }
 

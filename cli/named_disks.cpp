@@ -21,6 +21,7 @@ task<outcome<std::unique_ptr<disk>>> open_modelled_disk(engine_host& host, disk_
   options.read_only = !settings.writable || model.readonly;
   options.allow_remote_backing = settings.allow_remote_backing;
   options.first_index = first_index;
+  options.image.passphrase = settings.passphrase;
   const storage_opener opener = host.opener(settings.storage);
   auto layers = co_await open_chain(model, formats(), opener, options);
   if (layers.has_error()) {

@@ -2,6 +2,7 @@
 
 #include "cli/described_disks.hpp"
 #include "cli/help.hpp"
+#include "cli/plain_line.hpp"
 #include "engine/base/durable_file.hpp"
 #include "engine/block/backing_name.hpp"
 #include "engine/jobs/stream_job.hpp"
@@ -13,7 +14,17 @@ namespace weir::cli {
 namespace {
 
 void warn(const std::string& what) {
-  std::fprintf(stderr, "weir: serve: %s\n", what.c_str());
+  std::fprintf(stderr, "weir: serve: %s\n", plain_line(what).c_str());
+}
+
+/// Errors that guests see as a number, for whoever runs the server. A guest may ask again and again: what was said
+/// last is not said again.
+void report_errors(engine_host& host) {
+  host.set_report([last = std::string()](const failure& what) mutable {
+    if (what.what == last) return;
+    last = what.what;
+    warn(last);
+  });
 }
 
 failure no_base(const std::string& base) {
@@ -26,7 +37,9 @@ server::server(engine_host& host, serve_request request)
     : host_(host),
       request_(std::move(request)),
       jobs_(host.context()),
-      exports_(host.context(), [this](std::string_view name) { return find_disk(name); }) {}
+      exports_(host.context(), [this](std::string_view name) { return find_disk(name); }) {
+  report_errors(host);
+}
 
 std::string_view server::version() const {
   return cli::version;

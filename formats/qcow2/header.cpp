@@ -16,6 +16,7 @@ constexpr std::uint64_t smallest_v3_header_length = 104;
 constexpr std::uint64_t compression_type_at = 104;
 constexpr std::uint64_t feature_entry_bytes = 48;
 constexpr std::uint64_t largest_offset = std::uint64_t{1} << 56;
+constexpr std::uint64_t longest_format_name = 15;
 constexpr std::uint32_t most_snapshots = 65536;
 constexpr std::uint64_t smallest_snapshot_bytes = 40;
 
@@ -152,9 +153,8 @@ outcome<void> parser::check_features() {
 outcome<void> parser::check_encryption() {
   switch (header_.crypt_method) {
     case 0:
+    case aes_encryption:
       return outcome<void>{};
-    case 1:
-      return unsupported("encrypted images (AES) are not supported");
     case 2:
       return unsupported("encrypted images (LUKS) are not supported");
     default:
@@ -239,7 +239,12 @@ outcome<void> parser::read_backing() {
     return corrupt_value("backing file name at", name.offset, "lies outside the header cluster");
   }
   backing_reference reference{.name = text(name), .format = {}, .may_probe = false};
-  if (const extension* format = header_.find(backing_format_extension)) reference.format = text(format->data);
+  if (const extension* format = header_.find(backing_format_extension)) {
+    if (format->data.length > longest_format_name) {
+      return corrupt_value("backing format name length", format->data.length, "is above 15");
+    }
+    reference.format = text(format->data);
+  }
   if (reference.name.contains('\0')) return corrupt("the backing file name contains a NUL");
   if (reference.format.contains('\0')) return corrupt("the backing format contains a NUL");
   header_.backing = std::move(reference);

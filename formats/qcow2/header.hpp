@@ -48,6 +48,9 @@ namespace autoclear_bit {
 inline constexpr std::uint64_t raw_data_file = 1U << 1;
 }  // namespace autoclear_bit
 
+/// crypt_method: clusters hold AES-CBC; tables are plain.
+inline constexpr std::uint32_t aes_encryption = 1;
+
 enum class compression : std::uint8_t { deflate = 0, zstd = 1 };
 
 inline constexpr std::uint32_t end_extension = 0;
@@ -104,8 +107,8 @@ inline constexpr std::size_t first_look_bytes = 24;
 outcome<std::uint64_t> parse_cluster_size(std::span<const std::byte> first, std::string_view location);
 
 /// Parses cluster 0 (`cluster` is padded with zeros where the file ends early) of a file of `file_size`
-/// bytes, and refuses what contradicts itself, the file, or what this build reads. Whether it may be written
-/// is the caller's question.
+/// bytes, and refuses what contradicts itself, the file, or what this build reads. Whether it may be written,
+/// and whether there is a key for an image encrypted with AES, is the caller's question.
 outcome<header> parse_header(std::span<const std::byte> cluster, std::uint64_t file_size,
                              std::string_view location);
 

@@ -1,6 +1,7 @@
 #include "formats/qcow2/open_image.hpp"
 
 #include "engine/base/endian.hpp"
+#include "formats/qcow1/decoded_image.hpp"
 #include "formats/qcow2/bitmap_directory.hpp"
 #include "formats/qcow2/check_image.hpp"
 #include "formats/qcow2/header.hpp"
@@ -129,9 +130,29 @@ task<outcome<void>> load_tables(qcow2_image& opened, std::string snapshot) {
   co_return shown;
 }
 
-task<outcome<header>> examine(storage& from, bool writable) {
+outcome<void> check_key(const header& head, const storage& from, const image_open_options& options) {
+  if (head.crypt_method != aes_encryption) return outcome<void>{};
+  if (options.writable)
+    return make_failure(errc::read_only, from.location(), "images encrypted with AES are only read");
+  if (!options.snapshot.empty()) {
+    return make_failure(errc::unsupported_feature, from.location(),
+                        "of images encrypted with AES only the current state is read");
+  }
+  if (head.shape.external_data) {
+    return make_failure(errc::unsupported_feature, from.location(),
+                        "encryption (AES) of an external data file is not supported");
+  }
+  if (options.passphrase) return outcome<void>{};
+  return make_failure(errc::unsupported_feature, from.location(),
+                      "it is encrypted (AES): --passphrase-file names the passphrase");
+}
+
+task<outcome<header>> examine(storage& from, const image_open_options& options) {
   outcome<header> head = co_await read_header(from);
-  if (!head || !writable) co_return head;
+  if (!head) co_return head;
+  const outcome<void> has_key = check_key(*head, from, options);
+  if (!has_key) co_return has_key.error();
+  if (!options.writable) co_return head;
   const outcome<void> sound = check_writable(*head, from);
   if (!sound) co_return sound.error();
   if (!head->has(incompatible_bit::dirty)) co_return head;
@@ -144,7 +165,7 @@ task<outcome<header>> examine(storage& from, bool writable) {
 
 task<outcome<std::unique_ptr<image>>> open_image(std::unique_ptr<storage> from, image_open_options options) {
   const executor context = co_await boost::asio::this_coro::executor;
-  const outcome<header> head = co_await examine(*from, options.writable);
+  const outcome<header> head = co_await examine(*from, options);
   if (!head) {
     const result<void> ignored = co_await from->close();
     static_cast<void>(ignored);
@@ -163,7 +184,9 @@ task<outcome<std::unique_ptr<image>>> open_image(std::unique_ptr<storage> from, 
     static_cast<void>(ignored);
     co_return ready.error();
   }
-  co_return std::unique_ptr<image>(std::move(opened));
+  std::unique_ptr<image> made = std::move(opened);
+  if (head->crypt_method != aes_encryption) co_return made;
+  co_return co_await qcow1::read_by_library(std::move(made), options.passphrase);
 }
 
 }  // namespace weir::qcow2

@@ -31,6 +31,7 @@ std::vector<image_fact> qcow2_image::facts() const {
   made.push_back({"compat", std::string(is_v3 ? "1.1" : "0.10")});
   made.push_back({"compression-type", compression});
   if (is_v3) made.push_back({"lazy-refcounts", (head.compatible & lazy_refcounts_bit) != 0});
+  if (head.crypt_method == aes_encryption) made.push_back({"encryption", std::string("aes")});
   made.push_back({"refcount-bits", std::uint64_t{1} << tables_.shape.refcount_order});
   if (is_v3) {
     if (tables_.shape.external_data) {

@@ -49,8 +49,10 @@ THIRD_PARTY = {
     "boost/asio": ("",),
     "boost/system": ("",),
 }
-POSIX = re.compile(r"(sys|linux|netinet|arpa)/|(fcntl|netdb|poll|sched|signal|termios|unistd)\.h$")
+POSIX = re.compile(r"(sys|linux|netinet|arpa)/|(fcntl|netdb|poll|sched|signal|spawn|termios|unistd)\.h$")
 STANDARD = re.compile(r"[a-z_0-9]+$")
+# Inputs of the fuzzer: bytes, not text.
+CORPUS = pathlib.PurePath("tests/fuzz/corpus")
 # What runs inside a test's guest names the guest's own paths.
 GUEST_FILES = pathlib.PurePath("tests/support/guest_files")
 
@@ -75,7 +77,7 @@ def text_of(path):
 def all_lines():
     """Every line of everything written by hand: path, number, text."""
     for path in sources(*PRODUCT, "tests", "scripts", suffixes=(".cpp", ".hpp", ".py", ".sh", ".txt", "")):
-        if (ROOT / path).is_file():
+        if (ROOT / path).is_file() and CORPUS not in path.parents:
             for number, line in enumerate(text_of(path).splitlines(), 1):
                 yield path, number, line.strip()
 
