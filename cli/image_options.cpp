@@ -14,8 +14,7 @@ void declare_image_options(option_set& options) {
   options
       .value("format,f", "FMT",
              "Format of the image: raw, qcow2, qed or qcow (version 1, read-only). Without it the named "
-             "image is "
-             "probed.")
+             "image is probed.")
       .flag("force-share,U", "Open the image although another process writes it; what is read may be stale.")
       .flag("allow-remote-backing", "Open network locations that are named in image headers.")
       .value("tls-creds", "DIR",
