@@ -134,15 +134,13 @@ snapshot_entry snapshot_keeper::make_entry(const snapshot_info& wanted) const {
   return made;
 }
 
-task<outcome<void>> snapshot_keeper::do_create(snapshot_info wanted) {
-  outcome<void> done = check_change();
-  if (done) done = check_new(wanted);
-  if (!done) co_return done;
+/// A change that wants nothing dirty before it, nobody allocating during it, and itself on disk after it.
+task<outcome<void>> snapshot_keeper::settle_around(task<outcome<void>> change) {
   const std::string& location = tables_.file.location();
   result<void> flushed = co_await writer_->flush_all();
   if (!flushed) co_return make_failure(flushed.error(), location);
   async_lock::guard lock = co_await writer_->lock_allocation();
-  done = co_await create_held(make_entry(wanted));
+  outcome<void> done = co_await std::move(change);
   lock.release();
   if (!done) co_return done;
   flushed = co_await writer_->flush_all();
@@ -150,21 +148,19 @@ task<outcome<void>> snapshot_keeper::do_create(snapshot_info wanted) {
   co_return done;
 }
 
+task<outcome<void>> snapshot_keeper::do_create(snapshot_info wanted) {
+  outcome<void> done = check_change();
+  if (done) done = check_new(wanted);
+  if (!done) co_return done;
+  co_return co_await settle_around(create_held(make_entry(wanted)));
+}
+
 task<outcome<void>> snapshot_keeper::do_remove(std::string id) {
   outcome<void> done = check_change();
   if (!done) co_return done;
   const outcome<std::size_t> index = find_sound(id);
   if (!index) co_return index.error();
-  const std::string& location = tables_.file.location();
-  result<void> flushed = co_await writer_->flush_all();
-  if (!flushed) co_return make_failure(flushed.error(), location);
-  async_lock::guard lock = co_await writer_->lock_allocation();
-  done = co_await remove_held(*index);
-  lock.release();
-  if (!done) co_return done;
-  flushed = co_await writer_->flush_all();
-  if (!flushed) co_return make_failure(flushed.error(), location);
-  co_return done;
+  co_return co_await settle_around(remove_held(*index));
 }
 
 task<outcome<void>> snapshot_keeper::do_apply(std::string id) {
@@ -176,16 +172,7 @@ task<outcome<void>> snapshot_keeper::do_apply(std::string id) {
   }
   const outcome<std::size_t> index = find_sound(id);
   if (!index) co_return index.error();
-  const std::string& location = tables_.file.location();
-  result<void> flushed = co_await writer_->flush_all();
-  if (!flushed) co_return make_failure(flushed.error(), location);
-  async_lock::guard lock = co_await writer_->lock_allocation();
-  done = co_await apply_held(*index);
-  lock.release();
-  if (!done) co_return done;
-  flushed = co_await writer_->flush_all();
-  if (!flushed) co_return make_failure(flushed.error(), location);
-  co_return done;
+  co_return co_await settle_around(apply_held(*index));
 }
 
 }  // namespace weir::qcow2

@@ -62,6 +62,7 @@ class snapshot_keeper final : public snapshot_store {
   void share_l1();
   task<result<void>> switch_table(std::vector<snapshot_entry> entries, byte_range placed);
   task<result<void>> switch_l1(byte_range placed, std::uint64_t virtual_size);
+  task<outcome<void>> settle_around(task<outcome<void>> change);
   task<outcome<void>> create_held(snapshot_entry made);
   task<outcome<void>> remove_held(std::size_t index);
   task<outcome<void>> apply_held(std::size_t index);
