@@ -95,17 +95,9 @@ task<result<void>> reference_survey::read_l1(l1_place place, std::string owner) 
   // One that overlaps another would have its entries followed twice.
   if (!alone && !place.active) co_return result<void>{};
   l1_tables.push_back(place);
-  table_pieces pieces(file_, table);
-  while (true) {
-    const auto piece = co_await pieces.next();
-    if (!piece) co_return piece.error();
-    if (piece->bytes.empty()) break;
-    for (std::size_t at = 0; at + entry_bytes <= piece->bytes.size(); at += entry_bytes) {
-      const auto raw = load_big<std::uint64_t>(piece->bytes.data() + at);
-      const std::uint64_t index = (piece->offset + at - table.offset) / entry_bytes;
-      if (raw != 0) note_l1_entry(raw, index, place, owner);
-    }
-  }
+  const auto note = [&](std::uint64_t raw, std::uint64_t index) { note_l1_entry(raw, index, place, owner); };
+  const result<void> read = co_await for_each_entry(file_, table, note);
+  if (!read) co_return read.error();
   // Merging what has doubled keeps the work in proportion to the entries.
   if (l2_tables.size() > 2 * sorted_uses_ + fewest_unsorted_uses) merge_uses();
   co_return result<void>{};

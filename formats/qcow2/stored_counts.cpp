@@ -40,16 +40,8 @@ task<result<void>> stored_counts::load() {
     const bool inside = shape_.cluster_of(table.end() - 1) < survey_.rules().file_clusters;
     if (!inside) places_.pop_back();
   }
-  table_pieces pieces(survey_.file(), table);
-  while (true) {
-    const auto piece = co_await pieces.next();
-    if (!piece) co_return piece.error();
-    if (piece->bytes.empty()) co_return result<void>{};
-    for (std::size_t at = 0; at + entry_bytes <= piece->bytes.size(); at += entry_bytes) {
-      const auto raw = load_big<std::uint64_t>(piece->bytes.data() + at);
-      if (raw != 0) judge(raw, (piece->offset + at - table.offset) / entry_bytes);
-    }
-  }
+  const auto told = [this](std::uint64_t raw, std::uint64_t index) { judge(raw, index); };
+  co_return co_await for_each_entry(survey_.file(), table, told);
 }
 
 void stored_counts::judge(std::uint64_t raw, std::uint64_t index) {

@@ -73,22 +73,16 @@ task<result<void>> reference_survey::read_bitmaps() {
 
 task<result<void>> reference_survey::read_bitmap_table(byte_range table, const std::string& owner) {
   claim(table, owner);
-  table_pieces pieces(file_, table);
-  while (true) {
-    const auto piece = co_await pieces.next();
-    if (!piece) co_return piece.error();
-    if (piece->bytes.empty()) co_return result<void>{};
-    for (std::size_t at = 0; at + entry_bytes <= piece->bytes.size(); at += entry_bytes) {
-      const auto raw = load_big<std::uint64_t>(piece->bytes.data() + at);
-      const bitmap_table_entry entry = decode_bitmap_table_entry(raw, shape_);
-      if (entry.kind == bitmap_cluster::invalid) {
-        log_.corruption("an entry of " + owner + " (" + hexadecimal(raw) + ") is damaged; its bits are lost");
-        complete = false;
-      } else if (entry.kind == bitmap_cluster::stored) {
-        claim({entry.host_offset, shape_.cluster_size()}, "a cluster of " + owner);
-      }
+  const auto judge = [&](std::uint64_t raw, std::uint64_t) {
+    const bitmap_table_entry entry = decode_bitmap_table_entry(raw, shape_);
+    if (entry.kind == bitmap_cluster::invalid) {
+      log_.corruption("an entry of " + owner + " (" + hexadecimal(raw) + ") is damaged; its bits are lost");
+      complete = false;
+    } else if (entry.kind == bitmap_cluster::stored) {
+      claim({entry.host_offset, shape_.cluster_size()}, "a cluster of " + owner);
     }
-  }
+  };
+  co_return co_await for_each_entry(file_, table, judge);
 }
 
 task<result<void>> reference_survey::read_encryption_header() {

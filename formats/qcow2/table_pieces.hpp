@@ -2,10 +2,12 @@
 // and not what it could hold.
 #pragma once
 
+#include "engine/base/endian.hpp"
 #include "engine/base/error.hpp"
 #include "engine/base/range.hpp"
 #include "engine/base/task.hpp"
 #include "engine/storage/storage.hpp"
+#include "formats/qcow2/geometry.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -33,5 +35,20 @@ class table_pieces {
   std::uint64_t at_;
   std::vector<std::byte> buffer_;
 };
+
+/// Tells `entry_is(raw, index)` of each entry of 8 bytes in `table` that is not 0, in order. `file` outlives the task.
+template <class Told>
+task<result<void>> for_each_entry(storage& file, byte_range table, Told entry_is) {
+  table_pieces pieces(file, table);
+  while (true) {
+    const auto piece = co_await pieces.next();
+    if (!piece) co_return piece.error();
+    if (piece->bytes.empty()) co_return result<void>{};
+    for (std::size_t at = 0; at + entry_bytes <= piece->bytes.size(); at += entry_bytes) {
+      const auto raw = load_big<std::uint64_t>(piece->bytes.data() + at);
+      if (raw != 0) entry_is(raw, (piece->offset + at - table.offset) / entry_bytes);
+    }
+  }
+}
 
 }  // namespace weir::qcow2
