@@ -180,7 +180,7 @@ verb check_verb() {
           "A repair that is interrupted leaves the image no worse than before. "
           "Once nothing is wrong any more, an image marked dirty or corrupt can be written again.\n\n"
           "Exit status: 0 nothing wrong (any more), 1 failed or wrong usage, 2 corrupt, 3 leaks only, 63 the "
-          "format has nothing to check (raw) or is not checked yet (qed).",
+          "format has nothing to check (raw).",
       .declare = declare,
       .run = run,
       .wrong_usage = exit_failed};
