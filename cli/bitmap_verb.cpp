@@ -43,23 +43,19 @@ std::uint64_t default_granularity(const image& opened) {
 
 /// The bits of a bitmap of another image.
 task<outcome<dirty_bitmap>> read_source(engine_host& host, const bitmap_request& request, std::string name) {
-  outcome<layer_model> top = parse_image(request.source_file, request.source_settings);
-  if (top.has_error()) co_return top.error();
-  auto layers = co_await open_layers(host, std::move(*top), request.source_settings);
-  if (layers.has_error()) co_return layers.error();
-  outcome<bitmap_store*> kept = bitmaps_of(*layers->front()->image, request.source_file);
-  outcome<const dirty_bitmap*> bits = static_cast<const dirty_bitmap*>(nullptr);
-  if (kept.has_value()) bits = co_await (*kept)->load(std::move(name));
-  outcome<dirty_bitmap> answer = failure{};
-  if (kept.has_error()) {
-    answer = kept.error();
-  } else if (bits.has_error()) {
-    answer = bits.error();
-  } else {
+  std::optional<dirty_bitmap> answer;
+  const auto copy_bits = [&](image& opened) -> task<outcome<void>> {
+    const outcome<bitmap_store*> kept = bitmaps_of(opened, request.source_file);
+    if (kept.has_error()) co_return kept.error();
+    const outcome<const dirty_bitmap*> bits = co_await (*kept)->load(name);
+    if (bits.has_error()) co_return bits.error();
     answer = **bits;
-  }
-  static_cast<void>(co_await close_layers(*layers));
-  co_return answer;
+    co_return outcome<void>{};
+  };
+  const outcome<void> done =
+      co_await use_image(host, request.source_file, request.source_settings, copy_bits);
+  if (done.has_error()) co_return done.error();
+  co_return *std::move(answer);
 }
 
 task<outcome<void>> merge(engine_host& host, bitmap_store& kept, const bitmap_request& request,
@@ -96,23 +92,18 @@ task<outcome<void>> change(engine_host& host, image& opened, bitmap_store& kept,
   co_return co_await kept.store();
 }
 
-task<outcome<int>> bitmap(engine_host& host, bitmap_request request) {
-  outcome<layer_model> top = parse_image(request.image, request.settings);
-  if (top.has_error()) co_return top.error();
-  auto layers = co_await open_layers(host, std::move(*top), request.settings);
-  if (layers.has_error()) co_return layers.error();
-  image& opened = *layers->front()->image;
+task<outcome<void>> change_or_forget(engine_host& host, image& opened, const bitmap_request& request) {
   const outcome<bitmap_store*> kept = bitmaps_of(opened, request.image);
-  outcome<void> done;
-  if (kept.has_error()) {
-    done = kept.error();
-  } else {
-    done = co_await change(host, opened, **kept, request);
-    if (done.has_error()) (*kept)->forget_changes();
-  }
-  const result<void> closed = co_await close_layers(*layers);
+  if (kept.has_error()) co_return kept.error();
+  outcome<void> done = co_await change(host, opened, **kept, request);
+  if (done.has_error()) (*kept)->forget_changes();
+  co_return done;
+}
+
+task<outcome<int>> bitmap(engine_host& host, bitmap_request request) {
+  const auto use = [&](image& opened) { return change_or_forget(host, opened, request); };
+  const outcome<void> done = co_await use_image(host, request.image, request.settings, use);
   if (done.has_error()) co_return done.error();
-  if (closed.has_error()) co_return make_failure(closed.error(), request.image);
   co_return exit_done;
 }
 
@@ -137,7 +128,6 @@ outcome<void> read_source_options(const given_options& given, bitmap_request& re
   request.sources = given.values("merge");
   request.source_file = given.value("source-file").value_or("");
   request.source_settings.format = given.value("source-format").value_or("");
-  request.source_settings.alone = true;
   if (!request.source_file.empty() && request.sources.empty()) return usage_failure("-b wants --merge");
   if (request.source_settings.format.empty()) return {};
   if (request.source_file.empty()) return usage_failure("-F is given without -b");
@@ -150,7 +140,6 @@ outcome<int> run(const given_options& given) {
   auto settings = read_image_options(given);
   if (settings.has_error()) return settings.error();
   request.settings = *settings;
-  request.settings.alone = true;
   request.settings.writable = true;
   request.settings.bitmaps = bitmap_care::leave;
   request.image = *given.value("IMAGE");

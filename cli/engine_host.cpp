@@ -106,6 +106,19 @@ task<outcome<std::vector<std::shared_ptr<layer>>>> open_layers(engine_host& host
   co_return co_await open_chain(described, formats(), opener, options);
 }
 
+task<outcome<void>> use_image(engine_host& host, std::string name, image_settings settings,
+                              std::function<task<outcome<void>>(image&)> use) {
+  settings.alone = true;
+  outcome<layer_model> top = parse_image(name, settings);
+  if (top.has_error()) co_return top.error();
+  auto layers = co_await open_layers(host, std::move(*top), std::move(settings));
+  if (layers.has_error()) co_return layers.error();
+  outcome<void> done = co_await use(*layers->front()->image);
+  const result<void> closed = co_await close_layers(*layers);
+  if (done.has_value() && closed.has_error()) done = make_failure(closed.error(), name);
+  co_return done;
+}
+
 std::unique_ptr<disk> make_disk(engine_host& host, std::vector<std::shared_ptr<layer>> layers,
                                 std::string name, bool read_only) {
   disk_settings settings;

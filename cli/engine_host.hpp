@@ -84,6 +84,11 @@ outcome<layer_model> parse_image(const std::string& image, const image_settings&
 task<outcome<std::vector<std::shared_ptr<layer>>>> open_layers(engine_host& host, layer_model top,
                                                                image_settings settings);
 
+/// Opens one image that a user named, without its backing chain, and closes it when `use` is done with it. `host`
+/// must outlive the task.
+task<outcome<void>> use_image(engine_host& host, std::string name, image_settings settings,
+                              std::function<task<outcome<void>>(image&)> use);
+
 /// The chain of the image a user named, as a disk of that name. `host` must outlive the task and the disk.
 task<outcome<std::unique_ptr<disk>>> open_disk(engine_host& host, std::string image, image_settings settings);
 

@@ -56,24 +56,19 @@ task<outcome<void>> change(snapshot_store& snapshots, const snapshot_request& re
   co_return co_await snapshots.remove(found->id);
 }
 
-task<outcome<int>> snapshot(engine_host& host, snapshot_request request) {
-  outcome<layer_model> top = parse_image(request.image, request.settings);
-  if (top.has_error()) co_return top.error();
-  auto layers = co_await open_layers(host, std::move(*top), request.settings);
-  if (layers.has_error()) co_return layers.error();
-  image& opened = *layers->front()->image;
-  outcome<void> done;
-  if (request.wanted == action::list) {
-    done = print(opened, request.as_json);
-  } else if (opened.snapshots() == nullptr) {
-    done = make_failure(errc::not_supported, request.image,
-                        "a " + std::string(opened.format()) + " image has no internal snapshots");
-  } else {
-    done = co_await change(*opened.snapshots(), request);
+task<outcome<void>> list_or_change(image& opened, const snapshot_request& request) {
+  if (request.wanted == action::list) co_return print(opened, request.as_json);
+  if (opened.snapshots() == nullptr) {
+    co_return make_failure(errc::not_supported, request.image,
+                           "a " + std::string(opened.format()) + " image has no internal snapshots");
   }
-  const result<void> closed = co_await close_layers(*layers);
+  co_return co_await change(*opened.snapshots(), request);
+}
+
+task<outcome<int>> snapshot(engine_host& host, snapshot_request request) {
+  const auto use = [&request](image& opened) { return list_or_change(opened, request); };
+  const outcome<void> done = co_await use_image(host, request.image, request.settings, use);
   if (done.has_error()) co_return done.error();
-  if (closed.has_error()) co_return make_failure(closed.error(), request.image);
   co_return exit_done;
 }
 
@@ -93,7 +88,6 @@ outcome<int> run(const given_options& given) {
   if (settings.has_error()) return settings.error();
   request.image = *given.value("IMAGE");
   request.settings = *settings;
-  request.settings.alone = true;
   request.settings.bitmaps = bitmap_care::leave;
   request.as_json = given.has("json");
   int actions = given.has("list") ? 1 : 0;
