@@ -5,11 +5,11 @@
 #include "formats/qcow2/refcount_codec.hpp"
 #include "tests/support/qemu_image.hpp"
 #include "tests/support/run_task.hpp"
+#include "tests/support/seeds.hpp"
 
 #include <boost/asio/io_context.hpp>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <random>
@@ -455,11 +455,6 @@ TEST_F(qcow2_check_interop, bitmaps_encryption_and_data_files_are_counted) {
   EXPECT_EQ(qemu_verdict(path), 0);
 }
 
-std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
-}
-
 /// Damage that a repair can put right, several at a time.
 void inflict_some(raw_image& image, std::mt19937_64& random) {
   const std::uint64_t cluster = image.cluster_size();
@@ -487,11 +482,10 @@ void inflict_some(raw_image& image, std::mt19937_64& random) {
 }
 
 TEST_F(qcow2_check_interop, random_damage_gets_qemus_verdict_and_a_repair) {
-  const std::uint64_t first = from_environment("WEIR_SEED", 1);
-  const std::uint64_t runs = from_environment("WEIR_RUNS", 40);
   const std::string original = directory_ / "original.qcow2";
   const std::string path = directory_ / "damaged.qcow2";
-  for (std::uint64_t seed = first; seed < first + runs && !HasFailure(); ++seed) {
+  for (const std::uint64_t seed : seeds(40)) {
+    if (HasFailure()) break;
     SCOPED_TRACE("WEIR_SEED=" + std::to_string(seed));
     std::mt19937_64 random(seed);
     const bool with_snapshots = seed % 2 == 0;

@@ -1,20 +1,14 @@
 // The whole block layer against a byte array: random chains, requests side by side with copy-on-read and streaming,
 // on media with latency, with and without faults.
 #include "tests/support/disk_world.hpp"
+#include "tests/support/seeds.hpp"
 
 #include <gtest/gtest.h>
-
-#include <cstdlib>
 
 namespace weir::test {
 namespace {
 
 /// WEIR_SEED replays one run, WEIR_RUNS sets how many.
-std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
-}
-
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 constexpr std::uint64_t slowdown = 10;  // the release build runs all seeds
 #else

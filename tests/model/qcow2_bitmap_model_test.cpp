@@ -1,18 +1,12 @@
 // Persistent bitmaps against bit arrays: added, removed, merged, cleared between random changes of content, stored and
 // loaded again; an independent checker finds the image clean each time it is closed.
 #include "tests/support/bitmap_world.hpp"
+#include "tests/support/seeds.hpp"
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-
 namespace weir::test {
 namespace {
-
-std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
-}
 
 void live(const qcow2_settings& settings, int lives, int steps) {
   bitmap_world world(settings);
@@ -35,15 +29,15 @@ void live(const qcow2_settings& settings, int lives, int steps) {
 }
 
 TEST(qcow2_bitmap_model, bits_are_what_changed) {
-  const std::uint64_t first = from_environment("WEIR_SEED", 1);
-  const std::uint64_t runs = from_environment("WEIR_RUNS", 40);
-  for (std::uint64_t seed = first; seed < first + runs && !HasFailure(); ++seed) live({.seed = seed}, 4, 30);
+  for (const std::uint64_t seed : seeds(40)) {
+    if (!HasFailure()) live({.seed = seed}, 4, 30);
+  }
 }
 
 // 512-byte clusters hold the bits of 2 MiB at the finest granularity: tables of several entries, some of them all
 // clear, some all set.
 TEST(qcow2_bitmap_model, bits_of_many_clusters) {
-  const std::uint64_t first = from_environment("WEIR_SEED", 1);
+  const std::uint64_t first = first_seed();
   for (std::uint64_t seed = first; seed < first + 4 && !HasFailure(); ++seed) {
     bitmap_world world({.seed = seed, .largest_size = 24 * MiB, .small_clusters = true});
     ASSERT_NO_FATAL_FAILURE(world.base.open());

@@ -1,18 +1,12 @@
 // A qcow2 image against an array of sectors: random changes, every geometry, reopened now and then, and found
 // clean by an independent checker each time it is closed.
 #include "tests/support/qcow2_world.hpp"
+#include "tests/support/seeds.hpp"
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-
 namespace weir::test {
 namespace {
-
-std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
-}
 
 /// Adds to `encoded` how many units were written compressed.
 void live(const qcow2_settings& settings, int lives, int steps, std::uint64_t& encoded) {
@@ -40,18 +34,19 @@ void live(const qcow2_settings& settings, int lives, int steps, std::uint64_t& e
 }
 
 TEST(qcow2_model, behaves_like_an_array_and_stays_clean) {
-  const std::uint64_t first = from_environment("WEIR_SEED", 1);
-  const std::uint64_t runs = from_environment("WEIR_RUNS", 40);
   std::uint64_t encoded = 0;
-  for (std::uint64_t seed = first; seed < first + runs && !HasFailure(); ++seed) {
+  std::uint64_t runs = 0;
+  for (const std::uint64_t seed : seeds(40)) {
+    if (HasFailure()) break;
     live({.seed = seed, .data_files = true}, 3, 24, encoded);
+    ++runs;
   }
   EXPECT_GT(encoded, runs) << "compressed writes are part of a life";
 }
 
 // 512-byte clusters: a refcount table cluster covers 2 MiB with 64-bit counts, so that the table must grow.
 TEST(qcow2_model, grows_its_refcount_table) {
-  const std::uint64_t first = from_environment("WEIR_SEED", 1);
+  const std::uint64_t first = first_seed();
   for (std::uint64_t seed = first; seed < first + 6 && !HasFailure(); ++seed) {
     qcow2_world world({.seed = seed, .largest_size = 12 * MiB, .small_clusters = true});
     SCOPED_TRACE(world.description());

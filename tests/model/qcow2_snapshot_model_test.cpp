@@ -1,18 +1,12 @@
 // Internal snapshots against arrays of sectors: created, applied, removed between random changes; each reads as it
 // did, and an independent checker finds the image clean each time it is closed.
+#include "tests/support/seeds.hpp"
 #include "tests/support/snapshot_world.hpp"
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-
 namespace weir::test {
 namespace {
-
-std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
-}
 
 void live(const qcow2_settings& settings, int lives, int steps, std::size_t& most) {
   snapshot_world world(settings);
@@ -41,10 +35,9 @@ void live(const qcow2_settings& settings, int lives, int steps, std::size_t& mos
 }
 
 TEST(qcow2_snapshot_model, snapshots_stay_as_they_were) {
-  const std::uint64_t first = from_environment("WEIR_SEED", 1);
-  const std::uint64_t runs = from_environment("WEIR_RUNS", 40);
   std::size_t most = 0;
-  for (std::uint64_t seed = first; seed < first + runs && !HasFailure(); ++seed) {
+  for (const std::uint64_t seed : seeds(40)) {
+    if (HasFailure()) break;
     live({.seed = seed}, 3, 30, most);
   }
   EXPECT_GE(most, 3U) << "few snapshots were ever there";
@@ -52,7 +45,7 @@ TEST(qcow2_snapshot_model, snapshots_stay_as_they_were) {
 
 // An L1 table of many clusters wants a run that no refcount block of 512 bytes describes alone.
 TEST(qcow2_snapshot_model, tables_longer_than_a_refcount_block) {
-  const std::uint64_t first = from_environment("WEIR_SEED", 1);
+  const std::uint64_t first = first_seed();
   for (std::uint64_t seed = first; seed < first + 2 && !HasFailure(); ++seed) {
     boost::asio::io_context io;
     simulated_disk disk;

@@ -10,6 +10,7 @@
 #include "tests/support/image_driver.hpp"
 #include "tests/support/qcow2_checker.hpp"
 #include "tests/support/qcow2_world.hpp"
+#include "tests/support/seeds.hpp"
 #include "tests/support/simulation.hpp"
 
 #include <boost/asio/io_context.hpp>
@@ -287,52 +288,44 @@ class concurrent_world {
   std::optional<image_driver> driver_;
 };
 
-std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
-}
-
-TEST(qcow2_concurrency, tasks_never_see_each_others_bytes) {
-  const std::uint64_t first = from_environment("WEIR_SEED", 1);
-  const std::uint64_t end = first + from_environment("WEIR_RUNS", 150);
-  for (std::uint64_t seed = first; seed < end && !HasFailure(); ++seed) {
+/// Calls `live(world, seed)` with a prepared world for each seed, until one fails.
+template <class Live>
+void each_world(std::uint64_t runs, Live live) {
+  for (const std::uint64_t seed : seeds(runs)) {
+    if (testing::Test::HasFailure()) return;
     concurrent_world world(seed);
     SCOPED_TRACE(world.description());
     world.prepare();
-    for (int life = 0; life < 2 && !HasFailure(); ++life) world.live(40);
-    const qcow2_report report = check_qcow2(qcow2_world::bytes_of(world.disk()));
-    EXPECT_TRUE(world.is_sound(report)) << report.text();
+    live(world, seed);
   }
 }
 
+TEST(qcow2_concurrency, tasks_never_see_each_others_bytes) {
+  each_world(150, [](concurrent_world& world, std::uint64_t) {
+    for (int life = 0; life < 2 && !HasFailure(); ++life) world.live(40);
+    const qcow2_report report = check_qcow2(qcow2_world::bytes_of(world.disk()));
+    EXPECT_TRUE(world.is_sound(report)) << report.text();
+  });
+}
+
 TEST(qcow2_concurrency, errors_lose_nothing_that_was_answered) {
-  const std::uint64_t first = from_environment("WEIR_SEED", 1);
-  const std::uint64_t end = first + from_environment("WEIR_RUNS", 150);
-  for (std::uint64_t seed = first; seed < end && !HasFailure(); ++seed) {
-    concurrent_world world(seed);
-    SCOPED_TRACE(world.description());
-    world.prepare();
+  each_world(150, [](concurrent_world& world, std::uint64_t seed) {
     world.disk().inject({.operation = std::nullopt, .skip_count = 40 + seed % 300, .count = 1 + seed % 25});
     world.live(40);
     const qcow2_report report = check_qcow2(qcow2_world::bytes_of(world.disk()));
     EXPECT_TRUE(report.errors.empty()) << report.text();
-  }
+  });
 }
 
 TEST(qcow2_concurrency, power_loss_leaves_what_was_flushed) {
-  const std::uint64_t first = from_environment("WEIR_SEED", 1);
-  const std::uint64_t end = first + from_environment("WEIR_RUNS", 400);
-  for (std::uint64_t seed = first; seed < end && !HasFailure(); ++seed) {
-    concurrent_world world(seed);
-    SCOPED_TRACE(world.description());
-    world.prepare();
+  each_world(400, [](concurrent_world& world, std::uint64_t seed) {
     world.power().cut_after(seed * 7 % 900);
     world.live(40);
     for (std::uint64_t survival = 0; survival < 4 && !HasFailure(); ++survival) {
       SCOPED_TRACE("survival " + std::to_string(survival));
       world.expect_survival(survival);
     }
-  }
+  });
 }
 
 }  // namespace

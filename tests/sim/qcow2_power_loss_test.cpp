@@ -1,18 +1,13 @@
 // Power loss at every write boundary of a qcow2 image's life: no pointer to an uncounted or missing cluster is
 // ever on the disk, what was flushed is there, and the image can be written again.
+#include "tests/support/life_end.hpp"
 #include "tests/support/qcow2_world.hpp"
+#include "tests/support/seeds.hpp"
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-
 namespace weir::test {
 namespace {
-
-std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
-}
 
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 constexpr std::uint64_t table_growths = 1;  // the release build runs all
@@ -26,24 +21,11 @@ bool live_until(qcow2_world& world, std::uint64_t cut) {
   world.open();
   world.power().cut_after(cut);
   for (int step = 0; step < 14 && world.power().on(); ++step) world.step();
-  if (world.power().on()) {
-    const result<void> closed = world.close();
-    static_cast<void>(closed);
-  } else {
-    world.abandon();
-  }
-  const bool ended = world.power().on();
-  for (std::uint64_t survival = 0; survival < 5 && !testing::Test::HasFailure(); ++survival) {
-    SCOPED_TRACE("survival " + std::to_string(survival));
-    world.expect_survival(survival == 4 ? 4 + cut : survival);
-  }
-  return ended;
+  return end_life(world, world, cut, 5);
 }
 
 TEST(qcow2_power_loss, at_every_write_boundary_keeps_what_was_flushed) {
-  const std::uint64_t first = from_environment("WEIR_SEED", 1);
-  const std::uint64_t runs = from_environment("WEIR_RUNS", 40);
-  for (std::uint64_t seed = first; seed < first + runs; ++seed) {
+  for (const std::uint64_t seed : seeds(40)) {
     for (std::uint64_t cut = 0;; ++cut) {
       qcow2_world world({.seed = seed, .largest_size = 24 * KiB, .data_files = true});
       if (world.forgetful()) {
@@ -61,7 +43,7 @@ TEST(qcow2_power_loss, at_every_write_boundary_keeps_what_was_flushed) {
 
 // One cluster of a refcount table of 64-bit counts covers 2 MiB: the life begins just below and goes beyond.
 TEST(qcow2_power_loss, while_the_refcount_table_grows) {
-  const std::uint64_t first = from_environment("WEIR_SEED", 1);
+  const std::uint64_t first = first_seed();
   for (std::uint64_t seed = first; seed < first + table_growths; ++seed) {
     for (std::uint64_t cut = 0;; cut += 1 + seed % 3) {
       qcow2_world world(

@@ -5,11 +5,11 @@
 #include "tests/support/image_driver.hpp"
 #include "tests/support/qcow2_checker.hpp"
 #include "tests/support/run_task.hpp"
+#include "tests/support/seeds.hpp"
 
 #include <boost/asio/io_context.hpp>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <random>
@@ -25,11 +25,6 @@ constexpr std::uint64_t cluster = 512;
 constexpr std::uint64_t disk_size = 96 * KiB;
 constexpr std::uint64_t copied = std::uint64_t{1} << 63;
 constexpr std::uint64_t offset_bits = 0x00ff'ffff'ffff'fe00;
-
-std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
-}
 
 class repair_world {
  public:
@@ -135,9 +130,7 @@ class repair_world {
 };
 
 TEST(qcow2_repair_power_loss, leaves_nothing_worse_and_the_next_repair_finishes) {
-  const std::uint64_t first = from_environment("WEIR_SEED", 1);
-  const std::uint64_t runs = from_environment("WEIR_RUNS", 60);
-  for (std::uint64_t seed = first; seed < first + runs; ++seed) {
+  for (const std::uint64_t seed : seeds(60)) {
     repair_world world(seed);
     const auto before = world.content(world.disk());
     const std::size_t errors_before = check_qcow2(repair_world::bytes_of(world.disk())).errors.size();

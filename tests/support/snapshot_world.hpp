@@ -81,6 +81,8 @@ class snapshot_world {
     }
   }
 
+  void close() { static_cast<void>(base.close()); }
+
   /// After a power loss: snapshots as before or after the change under way; they can be removed, and what they took
   /// is given back.
   void expect_survival(std::uint64_t survival) {
