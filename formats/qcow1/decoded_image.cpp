@@ -52,34 +52,6 @@ std::optional<result<extent>> decoded_image::do_try_map(byte_range range, map_ef
   return decoded((*found)->extent, range.offset);
 }
 
-task<result<allocation>> decoded_image::do_allocate(byte_range) {
-  co_return errc::read_only;
-}
-
-task<result<void>> decoded_image::do_publish(const allocation&) {
-  co_return errc::read_only;
-}
-
-task<result<void>> decoded_image::do_release(const allocation&) {
-  co_return errc::read_only;
-}
-
-task<result<void>> decoded_image::do_zero(byte_range, zero_mode) {
-  co_return errc::read_only;
-}
-
-task<result<void>> decoded_image::do_discard(byte_range) {
-  co_return errc::read_only;
-}
-
-task<result<void>> decoded_image::do_flush() {
-  co_return result<void>{};
-}
-
-task<result<void>> decoded_image::do_set_backing(std::optional<backing_reference>) {
-  co_return errc::read_only;
-}
-
 task<result<void>> decoded_image::do_close() {
   const result<void> stopped = co_await content_->close();
   const result<void> closed = co_await mapped_->close();

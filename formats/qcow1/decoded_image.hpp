@@ -7,6 +7,7 @@
 
 #include "engine/block/image.hpp"
 #include "formats/qcow1/library_storage.hpp"
+#include "formats/qcow1/read_only_image.hpp"
 
 #include <memory>
 #include <string>
@@ -16,31 +17,20 @@ namespace weir::qcow1 {
 /// The storage of decoded data; 0 is the image file. Positions in it are no positions in a file.
 inline constexpr std::uint8_t decoded_storage_index = 255;
 
-class decoded_image final : public image {
+class decoded_image final : public read_only_image {
  public:
   decoded_image(std::unique_ptr<image> mapped, std::unique_ptr<library_storage> content);
 
   std::string_view format() const noexcept override { return mapped_->format(); }
   std::uint64_t virtual_size() const noexcept override { return mapped_->virtual_size(); }
   std::uint64_t grain() const noexcept override { return mapped_->grain(); }
-  bool writable() const noexcept override { return false; }
-  bool zeroes_fast() const noexcept override { return false; }
   const std::optional<backing_reference>& backing() const noexcept override { return mapped_->backing(); }
   std::vector<image_fact> facts() const override { return mapped_->facts(); }
-  snapshot_store* snapshots() noexcept override { return nullptr; }
-  bitmap_store* bitmaps() noexcept override { return nullptr; }
   storage& storage_at(std::uint8_t index) noexcept override;
 
  private:
   task<result<extent>> do_map(byte_range range, map_effort effort) override;
   std::optional<result<extent>> do_try_map(byte_range range, map_effort effort) override;
-  task<result<allocation>> do_allocate(byte_range range) override;
-  task<result<void>> do_publish(const allocation& reserved) override;
-  task<result<void>> do_release(const allocation& reserved) override;
-  task<result<void>> do_zero(byte_range range, zero_mode mode) override;
-  task<result<void>> do_discard(byte_range range) override;
-  task<result<void>> do_flush() override;
-  task<result<void>> do_set_backing(std::optional<backing_reference> reference) override;
   task<result<void>> do_close() override;
 
   std::unique_ptr<image> mapped_;

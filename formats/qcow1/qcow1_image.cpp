@@ -92,34 +92,6 @@ std::optional<result<extent>> qcow1_image::do_try_map(byte_range range, map_effo
   return look_up(range).found;
 }
 
-task<result<allocation>> qcow1_image::do_allocate(byte_range) {
-  co_return errc::read_only;
-}
-
-task<result<void>> qcow1_image::do_publish(const allocation&) {
-  co_return errc::read_only;
-}
-
-task<result<void>> qcow1_image::do_release(const allocation&) {
-  co_return errc::read_only;
-}
-
-task<result<void>> qcow1_image::do_zero(byte_range, zero_mode) {
-  co_return errc::read_only;
-}
-
-task<result<void>> qcow1_image::do_discard(byte_range) {
-  co_return errc::read_only;
-}
-
-task<result<void>> qcow1_image::do_flush() {
-  co_return result<void>{};
-}
-
-task<result<void>> qcow1_image::do_set_backing(std::optional<backing_reference>) {
-  co_return errc::read_only;
-}
-
 task<result<void>> qcow1_image::do_close() {
   co_return co_await file_->close();
 }

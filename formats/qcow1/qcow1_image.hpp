@@ -8,6 +8,7 @@
 
 #include "engine/block/image.hpp"
 #include "formats/qcow1/header.hpp"
+#include "formats/qcow1/read_only_image.hpp"
 #include "formats/qcow2/slice_cache.hpp"
 
 #include <memory>
@@ -15,7 +16,7 @@
 
 namespace weir::qcow1 {
 
-class qcow1_image final : public image {
+class qcow1_image final : public read_only_image {
  public:
   qcow1_image(executor context, std::unique_ptr<storage> from, const header& parsed,
               std::optional<backing_reference> backing, std::size_t cache_bytes);
@@ -25,12 +26,8 @@ class qcow1_image final : public image {
   std::string_view format() const noexcept override { return "qcow"; }
   std::uint64_t virtual_size() const noexcept override { return head_.virtual_size; }
   std::uint64_t grain() const noexcept override { return head_.cluster_bytes(); }
-  bool writable() const noexcept override { return false; }
-  bool zeroes_fast() const noexcept override { return false; }
   const std::optional<backing_reference>& backing() const noexcept override { return backing_; }
   std::vector<image_fact> facts() const override;
-  snapshot_store* snapshots() noexcept override { return nullptr; }
-  bitmap_store* bitmaps() noexcept override { return nullptr; }
   storage& storage_at(std::uint8_t) noexcept override { return *file_; }
 
  private:
@@ -46,13 +43,6 @@ class qcow1_image final : public image {
 
   task<result<extent>> do_map(byte_range range, map_effort effort) override;
   std::optional<result<extent>> do_try_map(byte_range range, map_effort effort) override;
-  task<result<allocation>> do_allocate(byte_range range) override;
-  task<result<void>> do_publish(const allocation& reserved) override;
-  task<result<void>> do_release(const allocation& reserved) override;
-  task<result<void>> do_zero(byte_range range, zero_mode mode) override;
-  task<result<void>> do_discard(byte_range range) override;
-  task<result<void>> do_flush() override;
-  task<result<void>> do_set_backing(std::optional<backing_reference> reference) override;
   task<result<void>> do_close() override;
 
   std::unique_ptr<storage> file_;
