@@ -39,7 +39,8 @@ job_manager::~job_manager() {
 
 outcome<void> job_manager::may_start(std::string_view id, std::string_view disk_name) const {
   if (stopping_) return refuse("The engine is shutting down");
-  if (!is_well_formed_id(id)) {
+  // A disk's own name needs no other shape: that of a plain image is empty.
+  if (id != disk_name && !is_well_formed_id(id)) {
     return failure{make_error_code(boost::system::errc::invalid_argument),
                    "Invalid job ID '" + std::string(id) + "'"};
   }

@@ -82,7 +82,8 @@ task<result<void>> stream_job::stream_all() {
         co_await disk_.find_to_populate(next_offset_, base_depth(), step_bytes());
     if (!found) {
       if (!failed_with_) {
-        failed_range_ = {next_offset_, disk_.chain().active().image->grain()};
+        const byte_range rest{next_offset_, disk_.size() - next_offset_};
+        failed_range_ = intersection({next_offset_, disk_.chain().active().image->grain()}, rest);
         failed_with_ = found.error();
       }
       continue;
@@ -120,36 +121,37 @@ std::optional<backing_reference> stream_job::new_backing() const {
   return backing_reference{name, std::string(base_->image->format()), false};
 }
 
-/// Precondition: the disk is drained.
-task<result<void>> stream_job::change_chain() {
+/// The layers that are no longer part of the chain, still open. Precondition: the disk is drained.
+task<result<stream_job::dropped_layers>> stream_job::change_chain() {
   weir::chain& layers = disk_.chain_for_change();
   const result<void> rewritten = co_await layers.active().image->set_backing(new_backing());
-  if (!rewritten) co_return rewritten;
+  if (!rewritten) co_return rewritten.error();
   const std::size_t base = base_depth();
   const auto& old = layers.layers();
   std::vector<std::shared_ptr<layer>> kept{old.front()};
   kept.insert(kept.end(), old.begin() + static_cast<std::ptrdiff_t>(std::max<std::size_t>(base, 1)),
               old.end());
-  std::vector<std::shared_ptr<layer>> dropped(
-      old.begin() + 1, old.begin() + static_cast<std::ptrdiff_t>(std::max<std::size_t>(base, 1)));
+  dropped_layers dropped(old.begin() + 1,
+                         old.begin() + static_cast<std::ptrdiff_t>(std::max<std::size_t>(base, 1)));
   if (base_ && options_.backing_name) base_->model.recorded_name = *options_.backing_name;
   layers.replace_layers(std::move(kept));
-  for (const std::shared_ptr<layer>& each : dropped) {
-    // Read-only: nothing can be lost by an error here.
-    static_cast<void>(co_await each->image->close());
-  }
-  co_return result<void>{};
+  co_return dropped;
 }
 
 task<outcome<void>> stream_job::do_finalize() {
   if (disk_.chain().depth() == 1 || base_depth() == 1) co_return outcome<void>{};
   co_await disk_.drain();
-  const result<void> changed = co_await change_chain();
+  const result<dropped_layers> changed = co_await change_chain();
   disk_.resume();
   if (!changed) {
     const std::string subject =
         disk_.name() + ": rewriting the backing link of " + describe(disk_.chain().active().model.source);
     co_return make_failure(changed.error(), subject);
+  }
+  // The guest goes on meanwhile: a layer on a server that is gone takes its time to close.
+  for (const std::shared_ptr<layer>& each : *changed) {
+    // Read-only: nothing can be lost by an error here.
+    static_cast<void>(co_await each->image->close());
   }
   if (!options_.chain_changed) co_return outcome<void>{};
   co_return options_.chain_changed(disk_);

@@ -34,6 +34,8 @@ class stream_job final : public job {
   stream_job(disk& target, job_settings settings, stream_options options);
 
  private:
+  using dropped_layers = std::vector<std::shared_ptr<layer>>;
+
   task<outcome<void>> do_run() override;
   task<void> do_settle() override;
   task<outcome<void>> do_finalize() override;
@@ -41,7 +43,7 @@ class stream_job final : public job {
   task<result<void>> stream_all();
   task<void> copy_step(byte_range range);
   task<result<void>> handle_failed_step();
-  task<result<void>> change_chain();
+  task<result<dropped_layers>> change_chain();
   std::uint64_t step_bytes() const noexcept;
   std::size_t base_depth() const noexcept;
   std::optional<backing_reference> new_backing() const;
