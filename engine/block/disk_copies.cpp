@@ -2,6 +2,7 @@
 #include "engine/block/disk.hpp"
 #include "engine/block/gather.hpp"
 
+#include <algorithm>
 #include <utility>
 
 namespace weir {
@@ -15,7 +16,11 @@ task<result<std::vector<byte_range>>> disk::read_and_scan(byte_range range, std:
 
 task<result<void>> disk::store_held(byte_range range, std::span<const std::byte> data,
                                     std::span<const byte_range> non_zero, bool rest_is_zero) {
-  const bool whole_grains = grains_inside(range) == range;
+  const auto is_whole = [&](byte_range run) {
+    const byte_range guest{range.offset + run.offset, run.length};
+    return grains_inside(guest) == guest;
+  };
+  const bool whole_grains = std::ranges::all_of(non_zero, is_whole);
   std::vector<placed_run> runs;
   std::uint64_t done_to = range.offset;
   for (const byte_range run : non_zero) {
