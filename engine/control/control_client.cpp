@@ -83,12 +83,13 @@ task<void> control_client::write_output() {
 }
 
 void control_client::send_event(std::string_view line) {
-  if (session_.negotiated()) send(line);
+  if (closed_ || !session_.negotiated()) return;
+  if (unread_bytes() + line.size() > drop_bytes) return disconnect();
+  send(line);
 }
 
 void control_client::send(std::string_view line) {
   if (closed_) return;
-  if (unread_bytes() + line.size() > drop_bytes) return disconnect();
   pending_ += line;
   output_changed_.notify_all();
 }
