@@ -94,17 +94,18 @@ outcome<void> control_connection::send(std::string_view text) {
 
 void control_connection::note_signal() {
   signalfd_siginfo info;
-  if (::read(signals_, &info, sizeof(info)) == static_cast<ssize_t>(sizeof(info))) interrupted_ = true;
+  if (::read(signals_, &info, sizeof(info)) != static_cast<ssize_t>(sizeof(info))) return;
+  interrupted_ = true;
+  // The second one kills: a server may never answer.
+  ::pthread_sigmask(SIG_SETMASK, &mask_before_, nullptr);
 }
 
 outcome<bool> control_connection::fill(std::optional<clock::time_point> until) {
   std::array<pollfd, 2> watched{pollfd{socket_, POLLIN, 0}, pollfd{signals_, POLLIN, 0}};
-  // Replies are waited for through a signal; only the wait for events ends with one.
-  const nfds_t count = until ? 2 : 1;
-  const int ready = ::poll(watched.data(), count, milliseconds_until(until));
+  const int ready = ::poll(watched.data(), watched.size(), milliseconds_until(until));
   if (ready < 0 && errno != EINTR) return lost(errno);
   if (ready <= 0) return false;
-  if (count == 2 && watched[1].revents != 0) note_signal();
+  if (watched[1].revents != 0) note_signal();
   if (watched[0].revents == 0) return false;
   std::array<char, read_bytes> buffer;
   const ssize_t length = ::recv(socket_, buffer.data(), buffer.size(), 0);
@@ -151,8 +152,10 @@ outcome<json::value> control_connection::execute(std::string_view command, json:
 
 outcome<std::optional<json::object>> control_connection::wait_for_event(clock::time_point until) {
   while (events_.empty()) {
-    if (interrupted_ || clock::now() >= until) return std::optional<json::object>();
+    if (clock::now() >= until) return std::optional<json::object>();
+    const bool interrupted_before = interrupted_;
     if (auto filled = fill(until); filled.has_error()) return filled.error();
+    if (interrupted_ && !interrupted_before) return std::optional<json::object>();
   }
   std::optional<json::object> event(std::move(events_.front()));
   events_.pop_front();

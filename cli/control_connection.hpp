@@ -32,7 +32,7 @@ class control_connection {
   outcome<boost::json::value> execute(std::string_view command, boost::json::object arguments = {});
   /// The whole reply to a request as the user wrote it.
   outcome<boost::json::object> exchange(boost::json::object request);
-  /// The next event, or nothing once it is `until` or a signal has come.
+  /// The next event, or nothing once it is `until` or the first signal comes.
   outcome<std::optional<boost::json::object>> wait_for_event(clock::time_point until);
   /// SIGINT or SIGTERM has come.
   bool interrupted() const noexcept { return interrupted_; }

@@ -115,7 +115,8 @@ outcome<void> wait_until_gone(control_connection& server, const std::string& id)
   while (true) {
     const auto found = find_job(server, id);
     if (found.has_error()) return found.error();
-    if (!*found) return {};
+    // One that is kept until it is dismissed is over all the same.
+    if (!*found || (**found).at("status").as_string() == "concluded") return {};
     const auto until = clock::now() + poll_interval;
     while (clock::now() < until) {
       const auto event = server.wait_for_event(until);
