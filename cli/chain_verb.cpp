@@ -144,6 +144,7 @@ outcome<int> run(const given_options& given) {
   if (auto answer = answer_from_description(request, described->disks)) return *answer;
   auto host = engine_host::create();
   if (host.has_error()) return host.error();
+  (*host)->let_signals_kill();
   return (*host)->run(open_and_print(**host, request, described->disks));
 }
 

@@ -163,6 +163,7 @@ outcome<int> run(const given_options& given) {
   if (request.has_error()) return request.error();
   auto host = engine_host::create();
   if (host.has_error()) return host.error();
+  if (request->repair == repair_mode::none) (*host)->let_signals_kill();
   return (*host)->run(check(**host, std::move(*request)));
 }
 

@@ -79,6 +79,11 @@ outcome<convert_request> read_request(const given_options& given) {
   if (target.has_error()) return target.error();
   // What lies on a server cannot be made here: it is there, or the copy fails.
   request.existing = given.has("no-create") || target->source.type == "network";
+  if (!request.existing) {
+    auto path = path_to_make(request.target);
+    if (path.has_error()) return path.error();
+    request.target = std::move(*path);
+  }
   request.compress = given.has("compress");
   request.target_is_zero = given.has("target-is-zero");
   if (request.target_is_zero && !request.existing) return usage_failure("--target-is-zero wants -n");

@@ -40,7 +40,9 @@ outcome<void> read_backing(const given_options& given, create_request& request) 
 
 outcome<create_request> read_request(const given_options& given) {
   create_request request;
-  request.path = *given.value("IMAGE");
+  auto path = path_to_make(*given.value("IMAGE"));
+  if (path.has_error()) return path.error();
+  request.path = std::move(*path);
   auto format = find_format(given.value("format").value_or("raw"));
   if (format.has_error()) return format.error();
   request.format = *format;

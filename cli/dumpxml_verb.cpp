@@ -77,6 +77,7 @@ outcome<int> run(const given_options& given) {
   described.document.emplace(std::move(*document));
   auto host = engine_host::create();
   if (host.has_error()) return host.error();
+  (*host)->let_signals_kill();
   return (*host)->run(resolve(**host, std::move(described), settings, view));
 }
 

@@ -1,5 +1,6 @@
 #include "cli/engine_host.hpp"
 
+#include "cli/verb.hpp"
 #include "engine/block/backing_name.hpp"
 #include "engine/block/chain.hpp"
 #include "formats/registry.hpp"
@@ -9,6 +10,8 @@
 
 #include <algorithm>
 #include <csignal>
+#include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <optional>
 #include <thread>
@@ -65,10 +68,20 @@ outcome<int> engine_host::run(task<outcome<int>> work) {
 task<void> engine_host::watch_signals() {
   const auto [error, number] = co_await signals_.async_wait(boost::asio::as_tuple(use_task));
   if (error) co_return;
+  if (undo_) {
+    undo_();
+    std::fputs("weir: interrupted\n", stderr);
+    std::_Exit(exit_failed);
+  }
   interrupted_ = true;
   boost::system::error_code ignored;
   signals_.clear(ignored);
   woken_.notify_all();
+}
+
+void engine_host::let_signals_kill() {
+  boost::system::error_code ignored;
+  signals_.clear(ignored);
 }
 
 task<void> engine_host::wait_for_interrupt() {

@@ -53,6 +53,11 @@ class engine_host {
   /// Runs the engine until `work` has ended and returns what it returned.
   outcome<int> run(task<outcome<int>> work);
 
+  /// SIGINT and SIGTERM end the process at once: for verbs that change nothing.
+  void let_signals_kill();
+  /// While there is an `undo`, SIGINT and SIGTERM call it and end the process with exit_failed: for work that cannot
+  /// be asked to stop. Empty: no more.
+  void set_undo(std::function<void()> undo) { undo_ = std::move(undo); }
   /// SIGINT or SIGTERM came: commands end their work soon and undo what is half done. A second one kills.
   bool interrupted() const noexcept { return interrupted_; }
   /// Suspends until interrupted or until end_waiting() is called.
@@ -69,6 +74,7 @@ class engine_host {
   std::unique_ptr<file_io> files_;
   std::function<void(const failure&)> report_;
   boost::asio::basic_signal_set<executor> signals_;
+  std::function<void()> undo_;
   async_event woken_;
   bool interrupted_ = false;
   bool ended_ = false;

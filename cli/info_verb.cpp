@@ -148,6 +148,7 @@ outcome<int> run(const given_options& given) {
   settings->alone = !given.has("backing-chain");
   auto host = engine_host::create();
   if (host.has_error()) return host.error();
+  (*host)->let_signals_kill();
   return (*host)->run(info(**host, *given.value("IMAGE"), *settings, given.has("json")));
 }
 

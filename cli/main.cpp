@@ -2,6 +2,7 @@
 #include "cli/plain_line.hpp"
 #include "cli/verbs.hpp"
 
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -54,6 +55,18 @@ int show_help(std::span<const std::string> words) {
   return exit_done;
 }
 
+/// Trouble that no verb knows of gets the exit code that trouble has there.
+outcome<int> run_guarded(const verb& chosen, const given_options& given) {
+  try {
+    outcome<int> answer = chosen.run(given);
+    const bool told = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+    if (answer.has_value() && !told) return failure{errno_code(EIO), "standard output: cannot be written"};
+    return answer;
+  } catch (const std::exception& broken) {
+    return failure{errno_code(EIO), "internal error: " + std::string(broken.what())};
+  }
+}
+
 int run_verb(const verb& chosen, std::span<const std::string> words) {
   option_set options;
   chosen.declare(options);
@@ -63,7 +76,7 @@ int run_verb(const verb& chosen, std::span<const std::string> words) {
     print(help_text(chosen));
     return exit_done;
   }
-  outcome<int> answer = given.has_value() ? chosen.run(*given) : outcome<int>(given.error());
+  outcome<int> answer = given.has_value() ? run_guarded(chosen, *given) : outcome<int>(given.error());
   if (answer.has_value()) return *answer;
   if (is_usage(answer.error())) {
     complain(chosen.name, answer.error().what + "; see weir help " + std::string(chosen.name));
@@ -95,15 +108,8 @@ int run(std::span<const std::string> words) {
 int main(int count, char** words) {
   std::signal(SIGPIPE, SIG_IGN);
   const std::vector<std::string> given(words + 1, words + count);
-  try {
-    const int code = weir::cli::run(given);
-    if (std::fflush(stdout) != 0 && code == 0) {
-      std::fputs("weir: standard output: cannot be written\n", stderr);
-      return weir::cli::exit_failed;
-    }
-    return code;
-  } catch (const std::exception& broken) {
-    std::fprintf(stderr, "weir: internal error: %s\n", broken.what());
-    return weir::cli::exit_failed;
-  }
+  const int code = weir::cli::run(given);
+  if (std::fflush(stdout) == 0 || code != weir::cli::exit_done) return code;
+  std::fputs("weir: standard output: cannot be written\n", stderr);
+  return weir::cli::exit_failed;
 }

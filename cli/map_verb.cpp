@@ -83,6 +83,7 @@ outcome<int> run(const given_options& given) {
   if (settings.has_error()) return settings.error();
   auto host = engine_host::create();
   if (host.has_error()) return host.error();
+  (*host)->let_signals_kill();
   if (given.has("json") && given.has("svg")) return usage_failure("either --json or --svg");
   map_output output{.as_json = given.has("json"), .svg = given.value("svg")};
   return (*host)->run(map(**host, *given.value("IMAGE"), *settings, std::move(output)));

@@ -145,6 +145,7 @@ outcome<int> run(const given_options& given) {
   if (request.has_error()) return request.error();
   auto host = engine_host::create();
   if (host.has_error()) return host.error();
+  (*host)->let_signals_kill();
   return (*host)->run(measure(**host, std::move(*request)));
 }
 

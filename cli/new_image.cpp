@@ -1,5 +1,7 @@
 #include "cli/new_image.hpp"
 
+#include "engine/block/backing_name.hpp"
+
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -49,6 +51,19 @@ task<outcome<void>> check_replaceable(engine_host& host, std::string path) {
   co_return outcome<void>{};
 }
 
+/// An image that is replaced keeps who may read it.
+outcome<void> keep_access(const std::string& old, const std::string& made) {
+  struct stat found{};
+  if (::stat(old.c_str(), &found) != 0) return {};
+  if (::chmod(made.c_str(), found.st_mode & 07777) != 0) return make_failure(errno_code(errno), made);
+  struct stat ours{};
+  if (::stat(made.c_str(), &ours) != 0) return make_failure(errno_code(errno), made);
+  if (ours.st_uid == found.st_uid && ours.st_gid == found.st_gid) return {};
+  // Only root may give a file away; for others the new one is theirs, as after any rename.
+  static_cast<void>(::chown(made.c_str(), found.st_uid, found.st_gid));
+  return {};
+}
+
 /// A data file is made where it will stay, since the image names it: one that is there is emptied.
 task<outcome<std::unique_ptr<storage>>> make_data_file(engine_host& host, std::string path, bool exists) {
   local_file_options how;
@@ -80,11 +95,25 @@ task<outcome<void>> fill(engine_host& host, const format_driver& format, std::st
 
 }  // namespace
 
+outcome<std::string> path_to_make(const std::string& image) {
+  auto named = parse_image_name(image);
+  if (named.has_error()) return named.error();
+  const layer_source& source = named->source;
+  const bool plain = source.type == "file" && source.fd_group.empty() && !source.path.starts_with("fd:") &&
+                     !named->slice && named->format.empty();
+  if (plain) return source.path;
+  return make_failure(errc::unsupported_feature, image,
+                      "only plain files can be made; weir convert -n writes to what exists");
+}
+
 new_image::new_image(std::string path, std::string temporary)
     : path_(std::move(path)), temporary_(std::move(temporary)) {}
 
 new_image::~new_image() {
-  if (in_place_) return;
+  if (!in_place_) remove_files();
+}
+
+void new_image::remove_files() const noexcept {
   ::unlink(temporary_.c_str());
   if (!new_data_file_.empty()) ::unlink(new_data_file_.c_str());
 }
@@ -116,8 +145,12 @@ task<outcome<std::unique_ptr<new_image>>> new_image::create(engine_host& host, s
   options.create_data_file = [&host, owner = made.get()](std::string name, bool) {
     return owner->create_data_file(host, std::move(name));
   };
+  // Preallocation may take long, and a format is not asked to stop.
+  host.set_undo([owner = made.get()] { owner->remove_files(); });
   const outcome<void> filled = co_await fill(host, format, made->temporary_, std::move(options));
+  host.set_undo({});
   if (filled.has_error()) co_return made->as_user_sees(filled.error());
+  if (auto kept = keep_access(place, made->temporary_); kept.has_error()) co_return kept.error();
   co_return made;
 }
 

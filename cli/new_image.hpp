@@ -11,6 +11,9 @@
 
 namespace weir::cli {
 
+/// The path of the plain file that an IMAGE to be made names. Errors: it is anything else.
+outcome<std::string> path_to_make(const std::string& image);
+
 class new_image {
  public:
   /// Creates an empty image of `format` under the temporary name. Failures name `path`. Errors: an image there
@@ -31,6 +34,7 @@ class new_image {
 
  private:
   new_image(std::string path, std::string temporary);
+  void remove_files() const noexcept;
   task<outcome<std::unique_ptr<storage>>> create_data_file(engine_host& host, std::string name);
 
   std::string path_;
