@@ -18,9 +18,10 @@ namespace json = boost::json;
 constexpr std::string_view cluster_size_key = "cluster-size";
 
 /// Space taken by the image's files; none where a storage has no descriptor to ask.
-std::optional<std::uint64_t> allocated_bytes(storage& asked, const layer_source& source) {
+std::optional<std::uint64_t> allocated_bytes(const layer& described) {
+  const layer_source& source = described.model.source;
   struct stat found{};
-  const auto descriptor = asked.descriptor();
+  const auto descriptor = described.image->storage_at(0).descriptor();
   const bool known = descriptor ? ::fstat(*descriptor, &found) == 0
                                 : source.type == "file" && ::stat(source.path.c_str(), &found) == 0;
   if (!known) return std::nullopt;
@@ -74,13 +75,7 @@ json::object image_info(const layer& described, const layer* below) {
                     {"filename", describe(described.model.source)},
                     {"format", opened.format()}};
   if (opened.grain() > 1) info["cluster-size"] = cluster_size(opened);
-  auto allocated = allocated_bytes(described.image->storage_at(0), described.model.source);
-  if (allocated && !described.model.data_store.empty()) {
-    const auto more =
-        allocated_bytes(described.image->storage_at(1), described.model.data_store.front().source);
-    allocated = *allocated + more.value_or(0);
-  }
-  if (allocated) info["actual-size"] = *allocated;
+  if (const auto allocated = allocated_bytes(described)) info["actual-size"] = *allocated;
   json::array snapshots = snapshot_list(opened);
   if (!snapshots.empty()) info["snapshots"] = std::move(snapshots);
   if (opened.format() != "raw") info["format-specific"] = format_specific(opened);

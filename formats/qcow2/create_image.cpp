@@ -1,6 +1,7 @@
 #include "formats/qcow2/create_image.hpp"
 
 #include "engine/base/endian.hpp"
+#include "engine/base/zero_scan.hpp"
 #include "formats/qcow2/create_options.hpp"
 #include "formats/qcow2/header_layout.hpp"
 #include "formats/qcow2/l2_entry.hpp"
@@ -106,6 +107,8 @@ task<result<void>> image_maker::write_words(std::uint64_t first_cluster, std::ui
     for (std::uint64_t index = 0; index < bytes.size() / entry_bytes; ++index) {
       store_big(bytes.data() + index * entry_bytes, word(*this, done + index));
     }
+    // A file that grows has a hole there already.
+    if (into_.capabilities().can_grow && is_all_zero(bytes)) continue;
     const result<void> wrote =
         co_await into_.write(shape_.offset_of(first_cluster) + done * entry_bytes, bytes);
     if (!wrote) co_return wrote;

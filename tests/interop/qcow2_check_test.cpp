@@ -489,7 +489,7 @@ TEST_F(qcow2_check_interop, random_damage_gets_qemus_verdict_and_a_repair) {
     SCOPED_TRACE("WEIR_SEED=" + std::to_string(seed));
     std::mt19937_64 random(seed);
     const bool with_snapshots = seed % 2 == 0;
-    if ((seed - first) % 10 < 2) {
+    if ((seed - first_seed()) % 10 < 2) {
       const unsigned bits = static_cast<unsigned>(random() % 8);
       create(original + (with_snapshots ? "s" : ""), "cluster_size=" + std::to_string(512U << bits),
              with_snapshots);

@@ -1,5 +1,6 @@
 // Power loss at every write boundary of a repair: the image is no worse than before, the guest reads what it read,
 // and the next repair finishes.
+#include "engine/base/endian.hpp"
 #include "engine/storage/simulated_storage.hpp"
 #include "formats/qcow2/qcow2.hpp"
 #include "tests/support/image_driver.hpp"
@@ -107,7 +108,8 @@ class repair_world {
         if (block != 0) disk_.load(block + random_() % (disk_.size() / cluster) * 2, bytes(2));
         return;
       case 1:
-        if (block != 0) disk_.load(block + random_() % 256 * 2 + 1, bytes(1, std::byte{3}));
+        if (block != 0)
+          disk_.load(block + random_() % (disk_.size() / cluster) * 2 + 1, bytes(1, std::byte{3}));
         return;
       case 2:
         return put(some_entry(), number(some_entry()));
