@@ -60,6 +60,7 @@ buffer_lease buffer_pool::lend(std::size_t length) {
   } else {
     data = free_[index].back();
     free_[index].pop_back();
+    kept_bytes_ -= class_bytes(index);
   }
   lent_bytes_ += class_bytes(index);
   return {*this, data, length};
@@ -79,7 +80,12 @@ task<buffer_lease> buffer_pool::acquire(std::size_t length) {
 void buffer_pool::give_back(std::byte* data, std::size_t length) noexcept {
   const std::size_t index = class_of(length);
   lent_bytes_ -= class_bytes(index);
-  free_[index].push_back(data);
+  if (kept_bytes_ + class_bytes(index) <= most_kept_bytes) {
+    kept_bytes_ += class_bytes(index);
+    free_[index].push_back(data);
+  } else {
+    ::operator delete(data, std::align_val_t{alignment});
+  }
   wake();
 }
 

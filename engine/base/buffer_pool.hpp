@@ -51,6 +51,8 @@ class buffer_pool {
  public:
   static constexpr std::size_t alignment = 4096;
   static constexpr std::size_t largest_lease = std::size_t{64} << 20;
+  /// What returned leases may keep for the next ones; more is given back to the system.
+  static constexpr std::size_t most_kept_bytes = std::size_t{128} << 20;
 
   /// `limit_bytes` bounds the sum of all leases; a single lease larger than the limit is granted alone.
   buffer_pool(executor context, std::size_t limit_bytes);
@@ -64,6 +66,7 @@ class buffer_pool {
   task<buffer_lease> acquire(std::size_t length);
 
   std::size_t lent_bytes() const noexcept { return lent_bytes_; }
+  std::size_t kept_bytes() const noexcept { return kept_bytes_; }
 
  private:
   friend class buffer_lease;
@@ -82,6 +85,7 @@ class buffer_pool {
   executor executor_;
   std::size_t limit_bytes_;
   std::size_t lent_bytes_ = 0;
+  std::size_t kept_bytes_ = 0;
   std::array<std::vector<std::byte*>, class_count> free_;
   std::deque<waiter> waiters_;
 };

@@ -37,5 +37,17 @@ TEST(buffer_pool, grants_one_lease_over_the_limit_alone) {
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(lease.data()) % buffer_pool::alignment, 0U);
 }
 
+TEST(buffer_pool, keeps_no_more_than_it_may_whatever_was_lent) {
+  boost::asio::io_context io;
+  buffer_pool pool(io.get_executor(), std::size_t{1} << 30);
+  for (std::size_t length = 4096; length <= buffer_pool::largest_lease / 4; length *= 2) {
+    std::vector<buffer_lease> leases;
+    for (int count = 0; count < 20; ++count) leases.push_back(test::run(io, pool.acquire(length)));
+  }
+  EXPECT_EQ(pool.lent_bytes(), 0U);
+  EXPECT_LE(pool.kept_bytes(), buffer_pool::most_kept_bytes);
+  EXPECT_GT(pool.kept_bytes(), 0U);
+}
+
 }  // namespace
 }  // namespace weir
