@@ -18,26 +18,27 @@ constexpr std::size_t most_unsent_answers = 64 * KiB;
 
 }  // namespace
 
-connection::connection(stream_socket socket, const export_table& exports, buffer_pool& buffers,
-                       connection_settings settings)
+connection::connection(stream_socket socket, const connection_commons& commons, connection_settings settings,
+                       listener_policy policy)
     : socket_(std::move(socket)),
-      exports_(exports),
-      buffers_(buffers),
+      commons_(commons),
       settings_(settings),
+      policy_(std::move(policy)),
       deadline_(socket_.get_executor()),
       received_(receive_bytes),
-      handshake_(exports),
-      admitted_(socket_.get_executor(), settings.limits),
+      handshake_(commons.exports, {.tls = policy_.credentials != nullptr, .access = policy_.access.get()}),
+      admitted_(socket_.get_executor(), settings.limits, commons.in_flight),
       replies_(socket_, admitted_) {}
 
 task<void> connection::run() {
-  set_deadline(settings_.handshake_timeout);
+  if (settings_.handshake_timeout.count() > 0) set_deadline(settings_.handshake_timeout);
   const bool agreed = co_await negotiate();
   if (agreed) {
     if (!shutting_down_) clear_deadline();
     co_await serve();
   }
   clear_deadline();
+  if (tls_) tls_->say_goodbye();
   error_code ignored;
   socket_.shutdown(stream_socket::shutdown_send, ignored);
   socket_.close(ignored);
@@ -57,6 +58,8 @@ void connection::abandon() noexcept {
   error_code ignored;
   socket_.shutdown(stream_socket::shutdown_both, ignored);
   socket_.cancel(ignored);
+  // It may be waiting for room that others have.
+  commons_.in_flight.wake_waiters();
 }
 
 task<bool> connection::negotiate() {
@@ -70,11 +73,14 @@ task<bool> connection::negotiate() {
       answers.insert(answers.end(), more.begin(), more.end());
     }
     // From here on the export cannot be removed without this connection being told.
-    if (handshake_.now() == phase::transmitting) entry_ = exports_.at(handshake_.terms().facts.name);
-    const auto [error, sent] =
-        co_await boost::asio::async_write(socket_, boost::asio::buffer(answers), use_tuple_task);
-    if (error || handshake_.now() == phase::closing) co_return false;
+    if (handshake_.now() == phase::transmitting) entry_ = commons_.exports.at(handshake_.terms().facts.name);
+    const bool sent = co_await send_answers(answers);
+    if (!sent || handshake_.now() == phase::closing) co_return false;
     if (handshake_.now() == phase::transmitting) co_return true;
+    if (handshake_.now() == phase::securing) {
+      const bool secured = co_await secure();
+      if (!secured) co_return false;
+    }
     answers.clear();
     if (!received_.content().empty()) continue;
     const bool more = co_await receive_more();
@@ -82,8 +88,51 @@ task<bool> connection::negotiate() {
   }
 }
 
+task<bool> connection::send_answers(std::vector<std::byte>& answers) {
+  if (!tls_) {
+    const auto [error, sent] =
+        co_await boost::asio::async_write(socket_, boost::asio::buffer(answers), use_tuple_task);
+    co_return !error;
+  }
+  std::span<const std::byte> left = answers;
+  while (!left.empty()) {
+    const tls_channel::moved sent = tls_->send(left);
+    if (sent.next == tls_channel::step::done) {
+      left = left.subspan(sent.length);
+      continue;
+    }
+    const bool ready = co_await wait_for(sent.next);
+    if (!ready) co_return false;
+  }
+  co_return true;
+}
+
+task<bool> connection::secure() {
+  const auto refuse = [this](const std::string& why) {
+    if (commons_.report) commons_.report(failure{errc::not_supported, "NBD client refused: TLS: " + why});
+  };
+  if (!received_.content().empty()) {
+    refuse("there was unprotected data behind STARTTLS");
+    co_return false;
+  }
+  tls_ = std::make_unique<tls_channel>(policy_.credentials, socket_.native_handle());
+  for (;;) {
+    const tls_channel::step next = tls_->shake_hands();
+    if (next == tls_channel::step::done) break;
+    if (next == tls_channel::step::failed) {
+      refuse(tls_->why());
+      co_return false;
+    }
+    const bool ready = co_await wait_for(next);
+    if (!ready) co_return false;
+  }
+  handshake_.secured(tls_->identity());
+  replies_.encrypt(*tls_);
+  co_return true;
+}
+
 task<void> connection::serve() {
-  runner_.emplace(*entry_->target, handshake_.terms(), buffers_, replies_);
+  runner_.emplace(*entry_, handshake_.terms(), commons_.buffers, replies_);
   task_group sending(socket_.get_executor());
   sending.spawn(replies_.run());
   co_await take_requests();
@@ -103,11 +152,12 @@ task<void> connection::take_requests() {
 }
 
 task<bool> connection::take_buffered_requests() {
-  while (received_.content().size() >= request_size) {
-    const request asked = decode_request(received_.content().first<request_size>());
+  const std::size_t header_bytes = request_size_of(handshake_.terms());
+  while (received_.content().size() >= header_bytes) {
+    const request asked = decode_request(received_.content(), handshake_.terms());
     const ruling rule = rule_on(asked, handshake_.terms(), shutting_down_);
     if (rule.what == ruling::action::close || rule.what == ruling::action::disconnect) co_return false;
-    received_.consume(request_size);
+    received_.consume(header_bytes);
     const bool taken = co_await take_request(asked, rule);
     if (!taken) co_return false;
   }
@@ -117,14 +167,14 @@ task<bool> connection::take_buffered_requests() {
 task<bool> connection::take_request(const request& asked, const ruling& rule) {
   const bool refused = rule.what == ruling::action::refuse;
   const std::uint32_t charge = refused ? 0 : std::max(rule.payload, rule.reply_bytes);
-  if (!admitted_.has_room(charge)) co_await admitted_.wait_for_room(charge);
-  if (replies_.is_broken()) co_return false;
+  while (!admitted_.has_room(charge) && !abandoned_) co_await admitted_.wait_for_change(charge);
+  if (replies_.is_broken() || abandoned_) co_return false;
   buffer_lease payload;
   if (refused) {
     const bool dropped = co_await drop_payload(rule.payload);
     if (!dropped) co_return false;
   } else if (rule.payload > 0) {
-    payload = co_await buffers_.acquire(rule.payload);
+    payload = co_await commons_.buffers.acquire(rule.payload);
     const bool complete = co_await take_payload(payload.bytes());
     if (!complete) co_return false;
   }
@@ -178,17 +228,43 @@ task<bool> connection::receive_more() {
 }
 
 task<std::size_t> connection::receive_into(receive_target target) {
+  if (tls_) {
+    const boost::asio::mutable_buffer& into = target[target[0].size() == 0 ? 1 : 0];
+    co_return co_await receive_secured({static_cast<std::byte*>(into.data()), into.size()});
+  }
   const auto [error, length] = co_await socket_.async_read_some(target, use_tuple_task);
   co_return error ? 0 : length;
+}
+
+task<std::size_t> connection::receive_secured(std::span<std::byte> into) {
+  for (;;) {
+    const tls_channel::moved got = tls_->receive(into);
+    if (got.next == tls_channel::step::done) co_return got.length;
+    const bool ready = co_await wait_for(got.next);
+    if (!ready) co_return 0;
+  }
+}
+
+task<bool> connection::wait_for(tls_channel::step next) {
+  if (next != tls_channel::step::want_read && next != tls_channel::step::want_write) co_return false;
+  const auto what =
+      next == tls_channel::step::want_read ? stream_socket::wait_read : stream_socket::wait_write;
+  const auto [error] = co_await socket_.async_wait(what, use_tuple_task);
+  co_return !error && !abandoned_;
 }
 
 /// While shutting down only what has arrived already is looked at.
 bool connection::receive_rest() {
   const std::span<std::byte> room = received_.room();
-  const ssize_t length = ::recv(socket_.native_handle(), room.data(), room.size(), MSG_DONTWAIT);
-  if (length <= 0) return false;
-  received_.fill(static_cast<std::size_t>(length));
-  return true;
+  std::size_t length = 0;
+  if (tls_) {
+    length = tls_->receive(room).length;
+  } else if (const ssize_t got = ::recv(socket_.native_handle(), room.data(), room.size(), MSG_DONTWAIT);
+             got > 0) {
+    length = static_cast<std::size_t>(got);
+  }
+  received_.fill(length);
+  return length > 0;
 }
 
 void connection::set_deadline(std::chrono::milliseconds from_now) {

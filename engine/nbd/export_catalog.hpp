@@ -15,7 +15,8 @@ struct export_facts {
   std::uint64_t size = 0;
   bool read_only = false;
   bool fast_zero = false;
-  std::uint32_t preferred_block = 4096;  ///< power of two, 4 KiB … 64 KiB
+  std::uint32_t preferred_block = 4096;   ///< power of two, 4 KiB … 64 KiB
+  std::vector<std::string> bitmaps = {};  ///< shown as contexts qemu:dirty-bitmap:NAME, see meta_context.hpp
 };
 
 class export_catalog {

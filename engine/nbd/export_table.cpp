@@ -1,5 +1,6 @@
 #include "engine/nbd/export_table.hpp"
 
+#include "engine/nbd/meta_context.hpp"
 #include "engine/nbd/protocol.hpp"
 
 #include <algorithm>
@@ -17,11 +18,18 @@ export_facts facts_of(const export_entry& entry) {
           .size = target.size(),
           .read_only = entry.read_only || target.read_only(),
           .fast_zero = target.has_fast_zero(),
-          .preferred_block = static_cast<std::uint32_t>(std::clamp(grain, 4 * KiB, 64 * KiB))};
+          .preferred_block = static_cast<std::uint32_t>(std::clamp(grain, 4 * KiB, 64 * KiB)),
+          .bitmaps = entry.bitmaps};
 }
 
-bool is_sendable(std::string_view text) noexcept {
-  return text.size() <= longest_string && text.find('\0') == std::string_view::npos;
+bool is_sendable(std::string_view text, std::size_t longest = longest_string) noexcept {
+  return text.size() <= longest && text.find('\0') == std::string_view::npos;
+}
+
+bool are_sendable(const std::vector<std::string>& bitmaps) noexcept {
+  return bitmaps.size() <= most_bitmaps && std::ranges::all_of(bitmaps, [](const std::string& name) {
+           return is_sendable(name, longest_bitmap_name);
+         });
 }
 
 }  // namespace
@@ -31,6 +39,10 @@ outcome<void> export_table::add(export_entry entry) {
   if (!is_sendable(entry.name) || !is_sendable(entry.description)) {
     return make_failure(errno_code(EINVAL), "export of disk " + entry.target->name(),
                         "name or description is longer than 4096 bytes or holds a NUL");
+  }
+  if (!are_sendable(entry.bitmaps)) {
+    return make_failure(errno_code(EINVAL), "export '" + entry.name + "'",
+                        "more than 30 bitmaps, or the name of one is longer than 1023 bytes");
   }
   if (entries_.contains(entry.name)) {
     return make_failure(errno_code(EEXIST), "export '" + entry.name + "'", "the name is in use");

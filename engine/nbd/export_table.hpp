@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace weir::nbd {
 
@@ -16,11 +17,13 @@ struct export_entry {
   std::string description;  ///< for people; at most 4096 bytes
   disk* target = nullptr;   ///< outlives the entry and every connection to it
   bool read_only = false;   ///< even if the disk is not
+  /// Dirty bitmaps of the active image that clients may look at; at most most_bitmaps.
+  std::vector<std::string> bitmaps = {};
 };
 
 class export_table final : public export_catalog {
  public:
-  /// Errors: EEXIST for a name in use, EINVAL for a name or description that NBD cannot carry.
+  /// Errors: EEXIST for a name in use, EINVAL for names, a description or bitmaps that NBD cannot carry.
   outcome<void> add(export_entry entry);
   /// New clients no longer find it; connections keep what they have. See nbd_server::remove_export.
   std::shared_ptr<const export_entry> remove(std::string_view name);

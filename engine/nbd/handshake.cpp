@@ -33,7 +33,8 @@ bool contains(std::span<const std::byte> wanted, info_item item) noexcept {
 
 }  // namespace
 
-handshake::handshake(const export_catalog& catalog) : catalog_(catalog) {
+handshake::handshake(const export_catalog& catalog, handshake_policy policy)
+    : catalog_(catalog), policy_(policy) {
   append(output_, greeting_magic);
   append(output_, option_magic);
   append(output_, static_cast<std::uint16_t>(handshake_fixed_newstyle | handshake_no_zeroes));
@@ -109,6 +110,8 @@ void handshake::handle_option() {
     return close();
   }
   if (shutting_down_) return refuse(option_reply::shutdown, "the server is shutting down");
+  if (code == option::starttls) return handle_starttls();
+  if (lacks_tls()) return refuse(option_reply::tls_required, "this server wants TLS first (STARTTLS)");
   switch (code) {
     case option::list:
       return handle_list();
@@ -117,12 +120,11 @@ void handshake::handle_option() {
       return handle_info();
     case option::structured_reply:
       return handle_structured_reply();
+    case option::extended_headers:
+      return handle_extended_headers();
     case option::list_meta_context:
     case option::set_meta_context:
       return handle_meta_context();
-    case option::starttls:
-      if (require_no_data()) refuse(option_reply::policy, "this server has no TLS credentials");
-      return;
     default:
       return refuse(option_reply::unsupported, "unsupported option");
   }
@@ -132,8 +134,9 @@ void handshake::handle_option() {
 void handshake::handle_export_name() {
   wire_reader reader(collected_);
   const std::string_view name = reader.take_text(collected_.size());
-  if (shutting_down_ || name.size() > longest_string) return close();
-  std::optional<export_facts> found = catalog_.find(name);
+  // Extended headers make GO mandatory.
+  if (shutting_down_ || lacks_tls() || extended_ || name.size() > longest_string) return close();
+  std::optional<export_facts> found = find(name);
   if (!found) return close();
   append(output_, found->size);
   append(output_, transmission_flags(*found));
@@ -148,8 +151,8 @@ void handshake::handle_info() {
   const std::span<const std::byte> wanted = reader.take_bytes(std::size_t{item_count} * 2);
   if (!reader.at_end()) return refuse(option_reply::invalid, "the option's lengths do not add up");
   if (name.size() > longest_string) return refuse(option_reply::invalid, "the export name is too long");
-  std::optional<export_facts> found = catalog_.find(name);
-  if (!found) return refuse(option_reply::unknown, "no export of this name");
+  std::optional<export_facts> found = find(name);
+  if (!found) return refuse_unknown();
   send_info(*found, wanted);
   reply(option_reply::ack);
   if (static_cast<option>(option_) == option::go) begin_transmission(*std::move(found));
@@ -187,6 +190,7 @@ void handshake::handle_list() {
   if (!require_no_data()) return;
   std::vector<std::byte> server;
   for (const export_facts& facts : catalog_.list()) {
+    if (!may_open(facts.name)) continue;
     server.clear();
     append(server, static_cast<std::uint32_t>(facts.name.size()));
     append(server, bytes_of(facts.name));
@@ -198,7 +202,14 @@ void handshake::handle_list() {
 
 void handshake::handle_structured_reply() {
   if (!require_no_data()) return;
+  if (extended_) return refuse(option_reply::extended_required, "extended headers were negotiated already");
   structured_ = true;
+  reply(option_reply::ack);
+}
+
+void handshake::handle_extended_headers() {
+  if (!require_no_data()) return;
+  structured_ = extended_ = true;
   reply(option_reply::ack);
 }
 
@@ -209,35 +220,63 @@ void handshake::handle_meta_context() {
   if (set && !structured_) return refuse(option_reply::invalid, "structured replies come first");
   wire_reader reader(collected_);
   const std::string_view name = reader.take_text(reader.take<std::uint32_t>());
+  const std::optional<export_facts> found = find(name);
+  const std::span<const std::string> bitmaps = found ? found->bitmaps : std::span<const std::string>{};
   const auto query_count = reader.take<std::uint32_t>();
   meta_context_set selected;
   for (std::uint32_t index = 0; index < query_count && reader.ok(); ++index) {
     const std::string_view query = reader.take_text(reader.take<std::uint32_t>());
-    select_meta_contexts(query, !set, selected);
+    select_meta_contexts(query, !set, bitmaps, selected);
   }
   if (!reader.at_end()) return refuse(option_reply::invalid, "the option's lengths do not add up");
   if (name.size() > longest_string) return refuse(option_reply::invalid, "the export name is too long");
-  if (!catalog_.find(name)) return refuse(option_reply::unknown, "no export of this name");
-  if (!set && query_count == 0) {
-    for (const meta_context context : every_meta_context) selected.insert(context);
-  }
-  send_contexts(selected);
+  if (!found) return refuse_unknown();
+  if (!set && query_count == 0) selected = every_meta_context(bitmaps.size());
+  send_contexts(*found, selected);
   if (!set) return;
   contexts_ = selected;
   contexts_export_ = name;
+  contexts_bitmaps_ = found->bitmaps;
 }
 
-void handshake::send_contexts(const meta_context_set& contexts) {
+void handshake::send_contexts(const export_facts& facts, meta_context_set contexts) {
   const bool set = static_cast<option>(option_) == option::set_meta_context;
   std::vector<std::byte> item;
-  for (const meta_context context : every_meta_context) {
-    if (!contexts.contains(context)) continue;
+  while (!contexts.empty()) {
+    const meta_context context = contexts.take_first();
     item.clear();
     append(item, set ? id_of(context) : std::uint32_t{0});
-    append(item, bytes_of(name_of(context)));
+    append(item, bytes_of(name_of(context, facts.bitmaps)));
     reply(option_reply::meta_context, item);
   }
   reply(option_reply::ack);
+}
+
+void handshake::handle_starttls() {
+  if (!require_no_data()) return;
+  if (!policy_.tls) return refuse(option_reply::policy, "this server has no TLS credentials");
+  if (secure_) return refuse(option_reply::invalid, "TLS is up already");
+  reply(option_reply::ack);
+  phase_ = phase::securing;
+}
+
+void handshake::secured(std::string client) {
+  client_ = std::move(client);
+  secure_ = true;
+  structured_ = extended_ = false;
+  contexts_.clear();
+  contexts_export_.clear();
+  contexts_bitmaps_.clear();
+  phase_ = phase::negotiating;
+}
+
+bool handshake::may_open(std::string_view name) const {
+  return policy_.access == nullptr || policy_.access->permits(client_, name);
+}
+
+std::optional<export_facts> handshake::find(std::string_view name) const {
+  if (!may_open(name)) return std::nullopt;
+  return catalog_.find(name);
 }
 
 bool handshake::require_no_data() {
@@ -249,7 +288,8 @@ bool handshake::require_no_data() {
 void handshake::begin_transmission(export_facts facts) {
   terms_.flags = transmission_flags(facts);
   terms_.structured = structured_;
-  if (contexts_export_ == facts.name) terms_.contexts = contexts_;
+  terms_.extended = extended_;
+  if (contexts_export_ == facts.name && contexts_bitmaps_ == facts.bitmaps) terms_.contexts = contexts_;
   terms_.facts = std::move(facts);
   phase_ = phase::transmitting;
 }
@@ -258,6 +298,7 @@ std::uint16_t handshake::transmission_flags(const export_facts& facts) const noe
   namespace flag = transmission;
   unsigned flags = flag::has_flags | flag::flush | flag::fua | flag::multi_conn | flag::cache;
   if (structured_) flags |= flag::df;
+  if (extended_) flags |= flag::block_status_payload;
   if (facts.read_only) {
     flags |= flag::read_only;
   } else {
@@ -273,6 +314,12 @@ void handshake::reply(option_reply type, std::span<const std::byte> data) {
   append(output_, static_cast<std::uint32_t>(type));
   append(output_, static_cast<std::uint32_t>(data.size()));
   append(output_, data);
+}
+
+// One answer for both, so that it does not tell which names there are.
+void handshake::refuse_unknown() {
+  refuse(option_reply::unknown,
+         policy_.access == nullptr ? "no export of this name" : "no export of this name for this client");
 }
 
 void handshake::refuse(option_reply type, std::string_view why) {

@@ -1,5 +1,7 @@
 #include "engine/nbd/listener.hpp"
 
+#include "engine/storage/file_descriptor.hpp"
+
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -16,22 +18,6 @@ namespace weir::nbd {
 namespace {
 
 constexpr int backlog = 128;
-
-/// Owns a descriptor until released.
-class owned_descriptor {
- public:
-  explicit owned_descriptor(int value) : value_(value) {}
-  owned_descriptor(const owned_descriptor&) = delete;
-  owned_descriptor& operator=(const owned_descriptor&) = delete;
-  ~owned_descriptor() {
-    if (value_ >= 0) ::close(value_);
-  }
-  int get() const noexcept { return value_; }
-  int release() noexcept { return std::exchange(value_, -1); }
-
- private:
-  int value_;
-};
 
 failure errno_failure(int error, std::string_view subject) {
   if (error == EADDRINUSE) return make_failure(errno_code(error), subject, "address already in use");
@@ -74,7 +60,7 @@ std::string tcp_name(const sockaddr* address, socklen_t length) {
 
 outcome<listener> listen_tcp_one(const addrinfo& resolved) {
   const std::string subject = tcp_name(resolved.ai_addr, resolved.ai_addrlen);
-  owned_descriptor opened(::socket(resolved.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  file_descriptor opened(::socket(resolved.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (opened.get() < 0) return errno_failure(errno, subject);
   const int on = 1;
   ::setsockopt(opened.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);

@@ -1,6 +1,7 @@
 #include "engine/nbd/nbd_server.hpp"
 
-#include <boost/asio/basic_waitable_timer.hpp>
+#include "engine/base/timer.hpp"
+
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
@@ -18,6 +19,10 @@ namespace {
 /// A quarter less CPU time on Unix sockets than with the default.
 constexpr int unix_socket_buffer_bytes = 2 << 20;
 constexpr std::chrono::milliseconds accept_pause{200};
+/// A host that has vanished is noticed within two minutes; one that only sends nothing is left alone.
+constexpr int keepalive_idle_s = 60;
+constexpr int keepalive_interval_s = 10;
+constexpr int keepalive_probes = 6;
 
 int family_of(int descriptor) noexcept {
   int family = AF_UNSPEC;
@@ -40,6 +45,9 @@ void tune(int descriptor, int family) noexcept {
   } else {
     ::setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     ::setsockopt(descriptor, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    ::setsockopt(descriptor, IPPROTO_TCP, TCP_KEEPIDLE, &keepalive_idle_s, sizeof keepalive_idle_s);
+    ::setsockopt(descriptor, IPPROTO_TCP, TCP_KEEPINTVL, &keepalive_interval_s, sizeof keepalive_interval_s);
+    ::setsockopt(descriptor, IPPROTO_TCP, TCP_KEEPCNT, &keepalive_probes, sizeof keepalive_probes);
   }
 }
 
@@ -52,17 +60,19 @@ bool concerns_one_client(int error) noexcept {
 
 nbd_server::nbd_server(executor context, nbd_server_settings settings)
     : context_(context),
-      settings_(settings),
+      settings_(std::move(settings)),
       buffers_(context, std::numeric_limits<std::size_t>::max()),
+      in_flight_(context, settings_.most_in_flight_bytes),
       connection_ended_(context),
       tasks_(context) {}
 
-outcome<void> nbd_server::listen(const nbd::listen_address& address) {
+outcome<void> nbd_server::listen(const nbd::listen_address& address, nbd::listener_policy policy) {
   outcome<std::vector<nbd::listener>> opened = nbd::open_listeners(address);
   if (!opened) return opened.error();
   for (nbd::listener& source : *opened) {
     const int descriptor = source.descriptor();
-    const auto opened_door = std::make_shared<door>(door{std::move(source), acceptor(context_, descriptor)});
+    const auto opened_door =
+        std::make_shared<door>(door{std::move(source), acceptor(context_, descriptor), policy});
     doors_.push_back(opened_door);
     tasks_.spawn(accept_from(opened_door));
   }
@@ -116,7 +126,7 @@ task<void> nbd_server::accept_from(std::shared_ptr<door> from) {
       const int accepted =
           ::accept4(from->source.descriptor(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
       if (accepted >= 0) {
-        admit(accepted);
+        admit(accepted, from->policy);
       } else if (errno == EAGAIN) {
         break;
       } else if (!concerns_one_client(errno)) {
@@ -129,13 +139,12 @@ task<void> nbd_server::accept_from(std::shared_ptr<door> from) {
 
 // Out of descriptors or memory: the waiting client stays in the backlog and would wake the loop at once.
 task<void> nbd_server::pause_accepting() {
-  using clock = std::chrono::steady_clock;
-  boost::asio::basic_waitable_timer<clock, boost::asio::wait_traits<clock>, executor> timer(context_);
-  timer.expires_after(accept_pause);
-  co_await timer.async_wait(nbd::use_tuple_task);
+  timer pause(context_);
+  pause.expires_after(accept_pause);
+  co_await pause.async_wait(nbd::use_tuple_task);
 }
 
-void nbd_server::admit(int descriptor) {
+void nbd_server::admit(int descriptor, const nbd::listener_policy& policy) {
   if (!make_room()) {
     ::close(descriptor);
     return;
@@ -144,19 +153,31 @@ void nbd_server::admit(int descriptor) {
   tune(descriptor, family);
   nbd::stream_socket socket(context_, boost::asio::generic::stream_protocol(family, 0), descriptor);
   const auto client =
-      std::make_shared<nbd::connection>(std::move(socket), exports_, buffers_, settings_.connection);
+      std::make_shared<nbd::connection>(std::move(socket), commons(), settings_.connection, policy);
   connections_.push_back(client);
   tasks_.spawn(serve(client));
 }
 
 bool nbd_server::make_room() {
-  if (connections_.size() < settings_.most_connections) return true;
+  if (settings_.most_connections == 0 || connections_.size() < settings_.most_connections) return true;
+  report_crowd();
   const auto idle = std::ranges::find_if(connections_, [](const auto& client) {
     return client->serves() == nullptr && !client->is_abandoned();
   });
   if (idle == connections_.end()) return false;
   (*idle)->abandon();
   return true;
+}
+
+/// Once: who floods a server with clients must not flood its log as well.
+void nbd_server::report_crowd() {
+  if (crowd_reported_ || !settings_.report) return;
+  crowd_reported_ = true;
+  settings_.report(
+      failure{errc::not_supported,
+              "NBD: " + std::to_string(settings_.most_connections) +
+                  " clients are connected, which is the limit: others take the place of one that "
+                  "has not chosen an export, or are turned away"});
 }
 
 task<void> nbd_server::serve(std::shared_ptr<nbd::connection> client) {

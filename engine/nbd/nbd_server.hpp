@@ -13,6 +13,8 @@
 #include <boost/asio/posix/basic_stream_descriptor.hpp>
 
 #include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <list>
 #include <memory>
 #include <string>
@@ -22,9 +24,13 @@
 namespace weir {
 
 struct nbd_server_settings {
-  /// One more evicts the oldest that has not finished its handshake, or is turned away.
+  /// One more evicts the oldest that has not finished its handshake, or is turned away. 0: no limit.
   unsigned most_connections = 100;
+  /// Payloads of all clients' requests, in and out; beyond it each client has one request at a time.
+  std::uint64_t most_in_flight_bytes = 256 * MiB;
   nbd::connection_settings connection;
+  /// Told why a client was refused where that is not said to the client itself. May be empty.
+  std::function<void(const failure&)> report = {};
 };
 
 class nbd_server {
@@ -40,7 +46,7 @@ class nbd_server {
 
   /// Accepts clients there from now on. Add the exports first: they are looked up when a client asks. Blocks
   /// while a TCP host name is resolved.
-  outcome<void> listen(const nbd::listen_address& address);
+  outcome<void> listen(const nbd::listen_address& address, nbd::listener_policy policy = {});
   /// Where the server listens, as bound: "unix:/run/a.sock", "tcp:127.0.0.1:10809".
   std::vector<std::string> addresses() const;
 
@@ -59,12 +65,15 @@ class nbd_server {
   struct door {
     nbd::listener source;
     acceptor waiting;  // on source's descriptor, which it does not own
+    nbd::listener_policy policy;
   };
 
   task<void> accept_from(std::shared_ptr<door> from);
   task<void> pause_accepting();
-  void admit(int descriptor);
+  void admit(int descriptor, const nbd::listener_policy& policy);
   bool make_room();
+  void report_crowd();
+  nbd::connection_commons commons() noexcept { return {exports_, buffers_, in_flight_, settings_.report}; }
   task<void> serve(std::shared_ptr<nbd::connection> client);
   void close(door& listening) noexcept;
 
@@ -72,13 +81,15 @@ class nbd_server {
   nbd_server_settings settings_;
   nbd::export_table exports_;
   /// Payloads of requests from their parsing until their replies are sent. Not the disk's pool: a lease is
-  /// held here across disk operations, and for as long as a peer does not read. Each connection's admission
-  /// bounds its share, so this pool never makes one wait for another.
+  /// held here across disk operations, and for as long as a peer does not read. Admission bounds what is
+  /// lent, so this pool never makes one wait for another.
   buffer_pool buffers_;
+  nbd::shared_admission in_flight_;
   std::vector<std::shared_ptr<door>> doors_;
   std::list<std::shared_ptr<nbd::connection>> connections_;  // oldest first
   async_event connection_ended_;
   task_group tasks_;
+  bool crowd_reported_ = false;
   bool stopping_ = false;
 };
 

@@ -74,15 +74,20 @@ inline constexpr std::uint16_t df = 1 << 7;
 inline constexpr std::uint16_t multi_conn = 1 << 8;
 inline constexpr std::uint16_t cache = 1 << 10;
 inline constexpr std::uint16_t fast_zero = 1 << 11;
+inline constexpr std::uint16_t block_status_payload = 1 << 12;
 }  // namespace transmission
 
 // "Transmission".
 inline constexpr std::uint32_t request_magic = 0x25609513;
 inline constexpr std::uint32_t simple_reply_magic = 0x67446698;
 inline constexpr std::uint32_t chunk_magic = 0x668e33ef;
+inline constexpr std::uint32_t extended_request_magic = 0x21e41c71;
+inline constexpr std::uint32_t extended_chunk_magic = 0x6e8a278c;
 inline constexpr std::size_t request_size = 28;
+inline constexpr std::size_t extended_request_size = 32;
 inline constexpr std::size_t simple_reply_size = 16;
 inline constexpr std::size_t chunk_header_size = 20;
+inline constexpr std::size_t extended_chunk_header_size = 32;
 
 /// Largest payload of a request or reply that this server offers (info item BLOCK_SIZE).
 inline constexpr std::uint32_t largest_payload = 32U << 20;
@@ -106,6 +111,8 @@ inline constexpr std::uint16_t no_hole = 1 << 1;
 inline constexpr std::uint16_t df = 1 << 2;
 inline constexpr std::uint16_t request_one = 1 << 3;
 inline constexpr std::uint16_t fast_zero = 1 << 4;
+/// Extended requests: `length` bytes follow the header.
+inline constexpr std::uint16_t payload_length = 1 << 5;
 }  // namespace command_flag
 
 /// "Structured reply types".
@@ -114,6 +121,7 @@ enum class chunk : std::uint16_t {
   offset_data = 1,
   offset_hole = 2,
   block_status = 5,
+  block_status_extended = 6,
   error = 0x8001,
 };
 inline constexpr std::uint16_t chunk_done = 1;
@@ -134,6 +142,8 @@ enum class wire_error : std::uint32_t {
 /// Extent flags of base:allocation.
 inline constexpr std::uint32_t state_hole = 1;
 inline constexpr std::uint32_t state_zero = 2;
+/// Extent flag of qemu:dirty-bitmap:NAME.
+inline constexpr std::uint32_t state_dirty = 1;
 
 struct option_header {
   std::uint64_t magic = 0;
@@ -146,14 +156,14 @@ inline option_header decode_option_header(std::span<const std::byte, option_head
           load_big<std::uint32_t>(from.data() + 12)};
 }
 
-/// A compact request. `code` and `flags` are the client's and may hold anything.
+/// A compact or extended request. `code` and `flags` are the client's and may hold anything.
 struct request {
   std::uint32_t magic = 0;
   std::uint16_t flags = 0;
   std::uint16_t code = 0;
   std::uint64_t cookie = 0;
   std::uint64_t offset = 0;
-  std::uint32_t length = 0;
+  std::uint64_t length = 0;
 };
 
 inline request decode_request(std::span<const std::byte, request_size> from) noexcept {
@@ -163,6 +173,12 @@ inline request decode_request(std::span<const std::byte, request_size> from) noe
           load_big<std::uint64_t>(at + 16), load_big<std::uint32_t>(at + 24)};
 }
 
+inline request decode_extended_request(std::span<const std::byte, extended_request_size> from) noexcept {
+  request decoded = decode_request(from.first<request_size>());
+  decoded.length = load_big<std::uint64_t>(from.data() + 24);
+  return decoded;
+}
+
 inline void encode_simple_reply(std::span<std::byte, simple_reply_size> to, wire_error error,
                                 std::uint64_t cookie) noexcept {
   store_big(to.data(), simple_reply_magic);
@@ -170,20 +186,33 @@ inline void encode_simple_reply(std::span<std::byte, simple_reply_size> to, wire
   store_big(to.data() + 8, cookie);
 }
 
+/// Which request a chunk answers, and in which form.
+struct reply_frame {
+  std::uint64_t cookie = 0;
+  std::uint64_t offset = 0;  ///< the request's
+  bool extended = false;
+};
+
 struct chunk_header {
   chunk type = chunk::none;
   bool done = false;
-  std::uint64_t cookie = 0;
   std::uint32_t length = 0;  ///< bytes that follow the header
 };
 
-inline void encode_chunk_header(std::span<std::byte, chunk_header_size> to,
-                                const chunk_header& header) noexcept {
-  store_big(to.data(), chunk_magic);
+/// Returns the header's size. Precondition: `to` has room for either form.
+inline std::size_t encode_chunk_header(std::span<std::byte> to, const reply_frame& frame,
+                                       const chunk_header& header) noexcept {
+  store_big(to.data(), frame.extended ? extended_chunk_magic : chunk_magic);
   store_big(to.data() + 4, header.done ? chunk_done : std::uint16_t{0});
   store_big(to.data() + 6, static_cast<std::uint16_t>(header.type));
-  store_big(to.data() + 8, header.cookie);
-  store_big(to.data() + 16, header.length);
+  store_big(to.data() + 8, frame.cookie);
+  if (!frame.extended) {
+    store_big(to.data() + 16, header.length);
+    return chunk_header_size;
+  }
+  store_big(to.data() + 16, frame.offset);
+  store_big(to.data() + 24, std::uint64_t{header.length});
+  return extended_chunk_header_size;
 }
 
 }  // namespace weir::nbd

@@ -17,7 +17,7 @@ namespace weir::nbd {
 
 /// One reply, or one chunk of a structured reply. Chunks of one reply are queued one behind the other.
 struct reply_part {
-  std::array<std::byte, 36> head_bytes;
+  std::array<std::byte, 44> head_bytes;
   std::uint8_t head_length = 0;
   bool ends_reply = true;          ///< the request is over once this is sent
   std::uint32_t charge_bytes = 0;  ///< with ends_reply: what the request was charged, see admission
@@ -31,13 +31,15 @@ struct reply_part {
 
 reply_part simple_reply(std::uint64_t cookie, wire_error error);
 /// The last chunk of a reply that failed. `why` is static text.
-reply_part error_chunk(std::uint64_t cookie, wire_error error, std::string_view why);
+reply_part error_chunk(const reply_frame& frame, wire_error error, std::string_view why);
 /// An empty last chunk: success.
-reply_part empty_chunk(std::uint64_t cookie);
-reply_part data_chunk(std::uint64_t cookie, std::uint64_t offset, std::span<const std::byte> data, bool last);
+reply_part empty_chunk(const reply_frame& frame);
+reply_part data_chunk(const reply_frame& frame, std::uint64_t offset, std::span<const std::byte> data,
+                      bool last);
 /// Precondition: the range's length fits 32 bits and is not zero.
-reply_part hole_chunk(std::uint64_t cookie, byte_range hole, bool last);
-reply_part status_chunk(std::uint64_t cookie, meta_context context, std::span<const status_extent> extents,
-                        bool last);
+reply_part hole_chunk(const reply_frame& frame, byte_range hole, bool last);
+/// Precondition: unless the frame is extended, the lengths fit 32 bits.
+reply_part status_chunk(const reply_frame& frame, meta_context context,
+                        std::span<const status_extent> extents, bool last);
 
 }  // namespace weir::nbd

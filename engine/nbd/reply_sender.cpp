@@ -13,6 +13,8 @@ namespace weir::nbd {
 namespace {
 
 constexpr std::size_t pieces_per_call = 256;
+/// Payload of a TLS record.
+constexpr std::size_t record_bytes = 16 * KiB;
 
 }  // namespace
 
@@ -59,6 +61,7 @@ task<void> reply_sender::send_batch() {
 }
 
 int reply_sender::send_some() {
+  if (tls_ != nullptr) return send_secured();
   std::array<iovec, pieces_per_call> pieces;
   msghdr message{};
   message.msg_iov = pieces.data();
@@ -70,6 +73,28 @@ int reply_sender::send_some() {
   if (sent < 0) return errno;
   advance(static_cast<std::size_t>(sent));
   return 0;
+}
+
+int reply_sender::send_secured() {
+  // The batch does not change while it is sent, so a repeated call offers the same bytes, as TLS wants it.
+  const tls_channel::moved sent = tls_->send(next_to_encrypt());
+  if (sent.next == tls_channel::step::want_write) return EAGAIN;
+  if (sent.next != tls_channel::step::done) return EPIPE;
+  advance(sent.length);
+  return 0;
+}
+
+std::span<const std::byte> reply_sender::next_to_encrypt() {
+  std::array<iovec, pieces_per_call> pieces;
+  const std::size_t count = gather(pieces);
+  const std::span first(static_cast<const std::byte*>(pieces[0].iov_base), pieces[0].iov_len);
+  if (first.size() >= record_bytes) return first;
+  joined_.clear();
+  for (const iovec& each : std::span(pieces).first(count)) {
+    const auto* const begin = static_cast<const std::byte*>(each.iov_base);
+    joined_.insert(joined_.end(), begin, begin + std::min(each.iov_len, record_bytes - joined_.size()));
+  }
+  return joined_;
 }
 
 std::size_t reply_sender::gather(std::span<iovec> into) const noexcept {

@@ -8,6 +8,7 @@
 #include "engine/nbd/admission.hpp"
 #include "engine/nbd/reply_part.hpp"
 #include "engine/nbd/stream.hpp"
+#include "engine/nbd/tls_channel.hpp"
 
 #include <sys/uio.h>
 
@@ -25,6 +26,9 @@ class reply_sender {
   reply_sender(const reply_sender&) = delete;
   reply_sender& operator=(const reply_sender&) = delete;
 
+  /// From now on replies leave through `channel`, which outlives the sender.
+  void encrypt(tls_channel& channel) noexcept { tls_ = &channel; }
+
   /// Never waits. After an error on the socket the part is dropped.
   void queue(reply_part part);
 
@@ -39,6 +43,8 @@ class reply_sender {
   task<void> send_batch();
   /// One system call; returns 0 or an errno value.
   int send_some();
+  int send_secured();
+  std::span<const std::byte> next_to_encrypt();
   std::size_t gather(std::span<iovec> into) const noexcept;
   void advance(std::size_t sent);
   void retire(reply_part& part);
@@ -52,6 +58,8 @@ class reply_sender {
   std::size_t next_ = 0;
   std::size_t sent_of_next_ = 0;
   std::move_only_function<void()> parked_;
+  tls_channel* tls_ = nullptr;
+  std::vector<std::byte> joined_;  // small pieces that share a TLS record
   bool finishing_ = false;
   bool broken_ = false;
 };

@@ -6,7 +6,10 @@
 #include "engine/nbd/handshake.hpp"
 #include "engine/nbd/protocol.hpp"
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <string_view>
 
 namespace weir::nbd {
@@ -25,8 +28,24 @@ struct ruling {
   std::uint32_t reply_bytes = 0;  ///< most bytes the answer carries: what it may occupy
 };
 
+/// Bytes of a request's header, and its fields. Precondition: `received` has that many.
+std::size_t request_size_of(const session_terms& terms) noexcept;
+request decode_request(std::span<const std::byte> received, const session_terms& terms) noexcept;
+
 /// `shutting_down` refuses everything that can be refused.
 ruling rule_on(const request& asked, const session_terms& terms, bool shutting_down) noexcept;
+
+/// What BLOCK_STATUS asks for. The length is cut to what is looked at in one go; to answer less is legal.
+struct status_query {
+  std::uint64_t length = 0;
+  meta_context_set contexts;
+};
+/// `payload`: what came with the request; empty without PAYLOAD_LEN. None if it makes no sense: an unknown or repeated
+/// context, or a range past the end. Precondition: rule_on() let the request through.
+std::optional<status_query> decode_status_query(const request& asked, std::span<const std::byte> payload,
+                                                const session_terms& terms) noexcept;
+/// Extents in one context of one answer.
+inline constexpr std::size_t most_extents = 4096;
 
 /// The error number a client sees for `code`. `fast_zero`: the request asked for fast zeroing only, the one
 /// case in which "not supported" may be answered.

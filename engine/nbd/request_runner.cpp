@@ -1,7 +1,7 @@
 #include "engine/nbd/request_runner.hpp"
 
 #include "engine/base/zero_scan.hpp"
-#include "engine/nbd/request_rules.hpp"
+#include "engine/block/bitmap_store.hpp"
 
 #include <cassert>
 #include <utility>
@@ -10,9 +10,8 @@ namespace weir::nbd {
 namespace {
 
 constexpr std::uint32_t shortest_hole_search = 64 * KiB;
-/// Bounds the work and the reply of one READ with holes and one BLOCK_STATUS.
+/// Bounds the work and the reply of one READ with holes.
 constexpr std::size_t most_read_runs = 64;
-constexpr std::size_t most_extents = 4096;
 /// For REQ_ONE: runs that differ in depth only are merged into the one extent.
 constexpr std::size_t runs_for_one_extent = 16;
 
@@ -29,23 +28,24 @@ write_flags write_flags_of(const request& asked) noexcept {
 }
 
 /// One piece of a structured READ; `data` is what the whole request read.
-reply_part content_chunk(const request& asked, const read_piece& piece, std::span<const std::byte> data,
+reply_part content_chunk(const reply_frame& frame, const read_piece& piece, std::span<const std::byte> data,
                          bool last) {
-  if (piece.hole) return hole_chunk(asked.cookie, piece.range, last);
-  const auto at = static_cast<std::size_t>(piece.range.offset - asked.offset);
+  if (piece.hole) return hole_chunk(frame, piece.range, last);
+  const auto at = static_cast<std::size_t>(piece.range.offset - frame.offset);
   const auto body = data.subspan(at, static_cast<std::size_t>(piece.range.length));
-  return data_chunk(asked.cookie, piece.range.offset, body, last);
+  return data_chunk(frame, piece.range.offset, body, last);
 }
 
 }  // namespace
 
-request_runner::request_runner(disk& target, const session_terms& terms, buffer_pool& buffers,
+request_runner::request_runner(const export_entry& served, const session_terms& terms, buffer_pool& buffers,
                                reply_sender& replies)
-    : disk_(target),
+    : served_(served),
+      disk_(*served.target),
       terms_(terms),
       buffers_(buffers),
       replies_(replies),
-      workers_(target.resources().context) {}
+      workers_(disk_.resources().context) {}
 
 void request_runner::start(const request& asked, buffer_lease payload, std::uint32_t charge_bytes) {
   job next{asked, std::move(payload), charge_bytes};
@@ -109,7 +109,7 @@ task<void> request_runner::execute(job& current) {
 task<void> request_runner::read(const job& current) {
   const request& asked = current.asked;
   if (asked.length == 0) co_return complete(current, result<void>{});
-  buffer_lease data = co_await buffers_.acquire(asked.length);
+  buffer_lease data = co_await buffers_.acquire(static_cast<std::size_t>(asked.length));
   if (!wants_hole_search(asked)) {
     const result<void> done = co_await disk_.read(asked.offset, data.bytes());
     if (!done) co_return complete(current, done);
@@ -164,9 +164,9 @@ void request_runner::answer_read(const job& current, std::span<const read_piece>
     pieces = {&zeros, 1};
   }
   for (const read_piece& piece : pieces.first(pieces.size() - 1)) {
-    queue(content_chunk(asked, piece, data.bytes(), false), current.charge_bytes);
+    queue(content_chunk(frame_of(asked), piece, data.bytes(), false), current.charge_bytes);
   }
-  reply_part last = content_chunk(asked, pieces.back(), data.bytes(), true);
+  reply_part last = content_chunk(frame_of(asked), pieces.back(), data.bytes(), true);
   last.lease = std::move(data);
   queue(std::move(last), current.charge_bytes);
 }
@@ -182,18 +182,42 @@ task<void> request_runner::write_zeroes(const job& current) {
 
 task<void> request_runner::block_status(const job& current) {
   const request& asked = current.asked;
-  const bool one = has_flag(asked, command_flag::request_one);
-  const result<std::vector<status_run>> runs =
-      co_await disk_.status(range_of(asked), one ? runs_for_one_extent : most_extents);
-  if (!runs) co_return complete(current, runs.error());
-  assert(!runs->empty());
-  meta_context_set left = terms_.contexts;
-  for (const meta_context context : every_meta_context) {
-    if (!left.contains(context)) continue;
-    left.erase(context);
-    const auto extents = extents_of(context, *runs, one ? 1 : most_extents);
-    queue(status_chunk(asked.cookie, context, extents, left.empty()), current.charge_bytes);
+  const auto query = decode_status_query(asked, current.payload.bytes(), terms_);
+  if (!query) {
+    co_return answer(asked, wire_error::invalid, "the list of contexts makes no sense", current.charge_bytes);
   }
+  const byte_range range{asked.offset, query->length};
+  const bool one = has_flag(asked, command_flag::request_one);
+  result<std::vector<status_run>> runs = std::vector<status_run>{};
+  if (query->contexts.contains_allocation()) {
+    runs = co_await disk_.status(range, one ? runs_for_one_extent : most_extents);
+    if (!runs) co_return complete(current, runs.error());
+  }
+  std::vector<reply_part> answers;
+  for (meta_context_set left = query->contexts; !left.empty();) {
+    const meta_context context = left.take_first();
+    const std::size_t most = one ? 1 : most_extents;
+    result<std::vector<status_extent>> extents = std::vector<status_extent>{};
+    if (is_bitmap(context)) {
+      extents = co_await bitmap_extents(served_.bitmaps[bitmap_index_of(context)], range, most);
+      if (!extents) co_return complete(current, extents.error());
+    } else {
+      extents = extents_of(context, *runs, most);
+    }
+    answers.push_back(status_chunk(frame_of(asked), context, *extents, left.empty()));
+  }
+  for (reply_part& each : answers) queue(std::move(each), current.charge_bytes);
+}
+
+task<result<std::vector<status_extent>>> request_runner::bitmap_extents(std::string name, byte_range range,
+                                                                        std::size_t most) {
+  bitmap_store* const bitmaps = disk_.chain().active().image->bitmaps();
+  if (bitmaps == nullptr) co_return errc::not_supported;
+  const outcome<const dirty_bitmap*> bits = co_await bitmaps->load(std::move(name));
+  if (!bits) co_return bits.error().code;
+  // Both the disk and its bitmap may have another size than the client was told.
+  if (!fits(range.offset, range.length, (*bits)->size())) co_return errc::out_of_range;
+  co_return extents_of(**bits, range, most);
 }
 
 void request_runner::complete(const job& current, const result<void>& done, bool fast_zero) {
@@ -205,9 +229,9 @@ void request_runner::answer(const request& asked, wire_error error, std::string_
                             std::uint32_t charge_bytes) {
   const bool is_read = static_cast<command>(asked.code) == command::read;
   if (terms_.structured && error != wire_error::none) {
-    queue(error_chunk(asked.cookie, error, why), charge_bytes);
-  } else if (terms_.structured && is_read) {
-    queue(empty_chunk(asked.cookie), charge_bytes);
+    queue(error_chunk(frame_of(asked), error, why), charge_bytes);
+  } else if (terms_.extended || (terms_.structured && is_read)) {
+    queue(empty_chunk(frame_of(asked)), charge_bytes);
   } else {
     queue(simple_reply(asked.cookie, error), charge_bytes);
   }

@@ -8,9 +8,11 @@
 #include "engine/base/buffer_pool.hpp"
 #include "engine/base/task_group.hpp"
 #include "engine/block/disk.hpp"
+#include "engine/nbd/export_table.hpp"
 #include "engine/nbd/handshake.hpp"
 #include "engine/nbd/read_plan.hpp"
 #include "engine/nbd/reply_sender.hpp"
+#include "engine/nbd/request_rules.hpp"
 
 #include <functional>
 #include <vector>
@@ -20,9 +22,10 @@ namespace weir::nbd {
 class request_runner {
  public:
   /// All references outlive the runner.
-  request_runner(disk& target, const session_terms& terms, buffer_pool& buffers, reply_sender& replies);
+  request_runner(const export_entry& served, const session_terms& terms, buffer_pool& buffers,
+                 reply_sender& replies);
 
-  /// Runs a request that rule_on() let through; `payload` is WRITE's data. Its reply carries `charge_bytes`.
+  /// Runs a request that rule_on() let through; `payload` is what came with it. Its reply carries `charge_bytes`.
   void start(const request& asked, buffer_lease payload, std::uint32_t charge_bytes);
 
   /// Answers without executing.
@@ -44,12 +47,18 @@ class request_runner {
   task<result<std::vector<read_piece>>> read_pieces(const request& asked, std::span<std::byte> into);
   task<void> write_zeroes(const job& current);
   task<void> block_status(const job& current);
+  task<result<std::vector<status_extent>>> bitmap_extents(std::string name, byte_range range,
+                                                          std::size_t most);
 
   bool wants_hole_search(const request& asked) noexcept;
+  reply_frame frame_of(const request& asked) const noexcept {
+    return {asked.cookie, asked.offset, terms_.extended};
+  }
   void answer_read(const job& current, std::span<const read_piece> pieces, buffer_lease data);
   void complete(const job& current, const result<void>& done, bool fast_zero = false);
   void queue(reply_part part, std::uint32_t charge_bytes);
 
+  const export_entry& served_;
   disk& disk_;
   const session_terms& terms_;
   buffer_pool& buffers_;

@@ -146,6 +146,17 @@ def nbd_talks():
     yield "old", flags + option(1) + requests
     yield "options", (flags + option(3) + option(3, b"x") + option(6, name(b"ro") + struct.pack(">H", 0)) + option(5)
                       + option(9, name(b"") + struct.pack(">I", 0)) + option(99, b"data") + option(2))
+    extended = lambda code, at, length, flags=0: struct.pack(">IHHQQQ", 0x21E41C71, flags, code, 7, at, length)
+    both = option(10, name(b"") + struct.pack(">I", 2) + name(b"base:allocation") + name(b"qemu:allocation-depth"))
+    status = struct.pack(">QI", 4096, 2)
+    yield "extended", (flags + option(11) + both + go + extended(0, 0, 4096) + extended(1, 512, 16) + b"x" * 16
+                       + extended(1, 512, 16, 33) + b"x" * 16 + extended(7, 0, 1 << 20) + extended(7, 0, len(status), 32)
+                       + status + extended(7, 0, 13, 32) + b"x" * 13 + extended(4, 0, 9, 32) + b"x" * 9
+                       + extended(6, 0, 1 << 40) + extended(7, 0, (1 << 64) - 1) + extended(2, 0, 0))
+    yield "extended-old", flags + option(11) + option(8) + option(11, b"x") + option(1)
+    yield "starttls", flags + option(8) + option(5) + option(5, b"x") + option(3) + go
+    yield "contexts", (flags + option(8) + option(9, name(b"") + struct.pack(">I", 2) + name(b"qemu:")
+                                                 + name(b"qemu:dirty-bitmap:")) + both + go + request(7, 0, 1 << 20))
     yield "bounds", flags + option(8) + go + request(0, (1 << 64) - 1, 2) + request(0, 0, (1 << 32) - 1) + request(1, 0, 99)
 
 

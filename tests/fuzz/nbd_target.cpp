@@ -13,6 +13,7 @@
 
 #include <array>
 #include <cerrno>
+#include <functional>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -25,9 +26,11 @@ using bytes = std::vector<std::byte>;
 constexpr std::uint64_t disk_size = 1 * MiB;
 
 /// The bytes alone, whatever the export: no input may be left untaken while the handshake goes on.
-void feed_handshake(const nbd::export_table& exports, input_bytes input) {
-  nbd::handshake talk(exports);
-  while (!input.empty() && talk.now() == nbd::handshake::phase::negotiating) {
+void feed_handshake(const nbd::export_table& exports, input_bytes input, nbd::handshake_policy policy) {
+  nbd::handshake talk(exports, policy);
+  while (!input.empty()) {
+    if (talk.now() == nbd::handshake::phase::securing) talk.secured("client");
+    if (talk.now() != nbd::handshake::phase::negotiating) return;
     const std::size_t taken = talk.feed(input);
     check(taken > 0 && taken <= input.size(), "a handshake makes progress");
     static_cast<void>(talk.take_output());
@@ -55,8 +58,9 @@ class nbd_machine {
     int ends[2];
     check(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) == 0, "a socket pair");
     nbd::stream_socket socket(io_.get_executor(), boost::asio::generic::stream_protocol(AF_UNIX, 0), ends[1]);
-    auto server =
-        std::make_shared<nbd::connection>(std::move(socket), exports_, buffers_, nbd::connection_settings{});
+    auto server = std::make_shared<nbd::connection>(
+        std::move(socket), nbd::connection_commons{exports_, buffers_, in_flight_, report_},
+        nbd::connection_settings{});
     bool ended = false;
     boost::asio::co_spawn(io_, server->run(), [&ended](std::exception_ptr thrown) {
       check(!thrown, "a connection throws nothing");
@@ -95,6 +99,8 @@ class nbd_machine {
   boost::asio::io_context io_{1};
   buffer_pool engine_buffers_{io_.get_executor(), 64 * MiB};
   buffer_pool buffers_{io_.get_executor(), 256 * MiB};
+  nbd::shared_admission in_flight_{io_.get_executor(), 64 * MiB};
+  std::function<void(const failure&)> report_;
   worker_pool workers_{io_.get_executor(), 0};
   nbd::export_table exports_;
   std::unique_ptr<disk> disk_;
@@ -104,7 +110,10 @@ class nbd_machine {
 
 void run_nbd(input_bytes input) {
   nbd_machine machine;
-  feed_handshake(machine.exports(), input);
+  nbd::access_list access;
+  static_cast<void>(access.allow("client=ro"));
+  feed_handshake(machine.exports(), input, {});
+  feed_handshake(machine.exports(), input, {.tls = true, .access = &access});
   machine.serve(input);
   machine.close();
 }

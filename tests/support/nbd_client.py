@@ -2,6 +2,7 @@
 import os
 import select
 import socket
+import ssl
 import struct
 import subprocess
 
@@ -9,10 +10,11 @@ from servers import Server
 from tools import ToolError
 
 IHAVEOPT = 0x49484156454F5054
-EXPORT_NAME, ABORT, LIST, INFO, GO, STRUCTURED, LIST_CONTEXT, SET_CONTEXT = 1, 2, 3, 6, 7, 8, 9, 10
-ACK, REP_INFO, ERR_SHUTDOWN = 1, 3, 0x80000007
+EXPORT_NAME, ABORT, LIST, STARTTLS, INFO, GO, STRUCTURED, LIST_CONTEXT, SET_CONTEXT, EXTENDED = 1, 2, 3, 5, 6, 7, 8, 9, 10, 11
+ACK, REP_INFO, REP_CONTEXT, ERR_SHUTDOWN = 1, 3, 4, 0x80000007
+ERR_POLICY, ERR_INVALID, ERR_TLS_REQD, ERR_UNKNOWN = 0x80000002, 0x80000003, 0x80000005, 0x80000006
 READ, WRITE, DISC, FLUSH, TRIM, CACHE, ZEROES, STATUS = range(8)
-FUA, NO_HOLE, DF, REQ_ONE, FAST_ZERO = 1, 2, 4, 8, 16
+FUA, NO_HOLE, DF, REQ_ONE, FAST_ZERO, PAYLOAD_LEN = 1, 2, 4, 8, 16, 32
 EPERM, EIO, EINVAL, ENOSPC, ENOTSUP, ESHUTDOWN = 1, 5, 22, 28, 95, 108
 
 
@@ -124,6 +126,23 @@ class Client:
             if replies[-1][1] == ACK or replies[-1][1] >= 0x80000000:
                 return replies
 
+    def start_tls(self, context=None):
+        """STARTTLS; with `context`, the handshake too, after which everything is encrypted."""
+        replies = self.option(STARTTLS)
+        if context is not None:
+            assert replies[-1][1] == ACK, replies
+            self.socket = context.wrap_socket(self.socket, server_hostname="localhost")
+        return replies
+
+    def set_contexts(self, name, *contexts):
+        """The ids that the server gave them, by name."""
+        data = struct.pack(">I", len(name)) + name + struct.pack(">I", len(contexts))
+        for context in contexts:
+            data += struct.pack(">I", len(context)) + context
+        replies = self.option(SET_CONTEXT, data)
+        assert replies[-1][1] == ACK, replies
+        return {text[4:]: int.from_bytes(text[:4], "big") for _, kind, text in replies if kind == REP_CONTEXT}
+
     def go(self, name=b"", structured=False):
         if structured:
             assert self.option(STRUCTURED)[-1][1] == ACK
@@ -150,3 +169,38 @@ class Client:
         magic, flags, kind, cookie, length = struct.unpack(">IHHQI", self.take(20))
         assert magic == 0x668E33EF, hex(magic)
         return flags, kind, cookie, self.take(length)
+
+    # Extended headers.
+
+    def extended_request(self, kind, offset=0, length=0, cookie=0, flags=0, payload=b""):
+        self.send(struct.pack(">IHHQQQ", 0x21E41C71, flags, kind, cookie, offset, length) + payload)
+
+    def extended_chunk(self):
+        """(flags, type, cookie, request's offset, payload)."""
+        magic, flags, kind, cookie, offset, length = struct.unpack(">IHHQQQ", self.take(32))
+        assert magic == 0x6E8A278C, hex(magic)
+        return flags, kind, cookie, offset, self.take(length)
+
+    def extended_reply(self):
+        """The chunks of the next reply, as (type, payload)."""
+        chunks = []
+        while True:
+            flags, kind, _, _, payload = self.extended_chunk()
+            chunks.append((kind, payload))
+            if flags & 1:
+                return chunks
+
+    @staticmethod
+    def extended_extents(payload):
+        """(context id, [(length, flags)…]) of a BLOCK_STATUS_EXT chunk."""
+        context, count = struct.unpack(">II", payload[:8])
+        assert len(payload) == 8 + 16 * count
+        return context, [struct.unpack(">QQ", payload[at:at + 16]) for at in range(8, len(payload), 16)]
+
+
+def tls_context(folder, client=True):
+    """What a client uses that has the files of `folder`; with `client`, a certificate of its own."""
+    context = ssl.create_default_context(cafile=f"{folder}/ca-cert.pem")
+    if client:
+        context.load_cert_chain(f"{folder}/client-cert.pem", f"{folder}/client-key.pem")
+    return context

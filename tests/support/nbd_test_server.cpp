@@ -93,7 +93,9 @@ class world {
   task<void> serve(const command_line& asked) {
     // Before "ready" is said: who reads that may send one at once.
     boost::asio::basic_signal_set<executor> signals(context_, SIGTERM, SIGINT);
-    nbd_server server(context_, asked.server);
+    nbd_server_settings settings = asked.server;
+    settings.report = [](const failure& what) { std::fprintf(stderr, "%s\n", what.what.c_str()); };
+    nbd_server server(context_, settings);
     for (const auto& [name, source] : asked.exports) {
       disks_.push_back(co_await open(name, source, !asked.read_only));
       const auto added = server.exports().add({.name = name,

@@ -40,6 +40,7 @@ THIRD_PARTY = {
     "libnbd": ("engine/storage/",),
     "liburing": ("engine/storage/",),
     "curl/": ("engine/storage/",),
+    "openssl/": ("engine/nbd/",),
     # Backing names of the form json:{…} are parsed where backing names are.
     "boost/json": ("engine/control/", "cli/", "engine/block/backing_json.", "engine/block/json_dotted."),
     "boost/program_options": ("cli/",),

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <functional>
 #include <string_view>
 #include <vector>
 
@@ -96,7 +97,8 @@ class nbd_connection : public testing::Test {
     ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends), 0);
     client_ = ends[0];
     stream_socket socket(io_.get_executor(), boost::asio::generic::stream_protocol(AF_UNIX, 0), ends[1]);
-    connection_ = std::make_shared<connection>(std::move(socket), exports_, buffers_, settings);
+    connection_ = std::make_shared<connection>(
+        std::move(socket), connection_commons{exports_, buffers_, in_flight_, report_}, settings);
     ended_ = false;
     boost::asio::co_spawn(io_, connection_->run(), [this](std::exception_ptr thrown) {
       EXPECT_FALSE(thrown);
@@ -171,6 +173,8 @@ class nbd_connection : public testing::Test {
   boost::asio::io_context io_{1};
   buffer_pool engine_buffers_{io_.get_executor(), 64 * MiB};
   buffer_pool buffers_{io_.get_executor(), 1024 * MiB};
+  shared_admission in_flight_{io_.get_executor(), 256 * MiB};
+  std::function<void(const failure&)> report_;
   worker_pool workers_{io_.get_executor(), 0};
   export_table exports_;
   std::unique_ptr<disk> disk_;
@@ -261,7 +265,7 @@ TEST_F(nbd_connection, structured_reads_carry_holes_and_errors_carry_words) {
   const bytes data = filled(65'536, 3);
   ask(a_write(1, 131'072, data));
   bytes zero(32);
-  encode_chunk_header(std::span(zero).first<chunk_header_size>(), {chunk::offset_hole, true, 2, 12});
+  encode_chunk_header(zero, {.cookie = 2}, {chunk::offset_hole, true, 12});
   store_big(zero.data() + 20, std::uint64_t{0});
   store_big(zero.data() + 28, std::uint32_t{65'536});
   EXPECT_EQ(ask(a_request(command::read, 2, 0, 65'536)), zero);

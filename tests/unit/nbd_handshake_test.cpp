@@ -1,4 +1,5 @@
 #include "engine/nbd/handshake.hpp"
+#include "engine/nbd/tls_credentials.hpp"
 #include "engine/nbd/wire_reader.hpp"
 
 #include <gtest/gtest.h>
@@ -20,6 +21,9 @@ using phase = handshake::phase;
 class two_exports final : public export_catalog {
  private:
   std::optional<export_facts> do_find(std::string_view name) const override {
+    // Not listed, which keeps the lists of other tests short.
+    if (name == "z")
+      return export_facts{.name = "z", .description = "", .size = 1 << 20, .bitmaps = {"one", "two:2"}};
     for (const export_facts& facts : do_list()) {
       if (facts.name == name) return facts;
     }
@@ -91,10 +95,12 @@ struct option_answer {
 /// A handshake behind its greeting, and a client that reads its answers.
 struct session {
   two_exports catalog;
-  handshake server{catalog};
+  handshake server;
   bytes greeting = server.take_output();
 
-  explicit session(std::uint32_t client_flags = 3) { send(flags(client_flags)); }
+  explicit session(std::uint32_t client_flags = 3, handshake_policy policy = {}) : server(catalog, policy) {
+    send(flags(client_flags));
+  }
 
   /// Returns how much the server took.
   std::size_t send(const bytes& input) {
@@ -294,10 +300,91 @@ TEST(nbd_handshake, abort_is_acknowledged_whatever_it_carries) {
 TEST(nbd_handshake, refuses_what_it_does_not_do) {
   session made;
   EXPECT_EQ(made.ask_for_one(option::starttls), option_reply::policy);
-  EXPECT_EQ(made.ask_for_one(option::extended_headers), option_reply::unsupported);
   EXPECT_EQ(made.ask_for_one(static_cast<option>(4)), option_reply::unsupported);
   EXPECT_EQ(made.ask_for_one(static_cast<option>(0xffffffff), bytes(1000)), option_reply::unsupported);
   EXPECT_EQ(made.server.now(), phase::negotiating);
+}
+
+// TLS.
+
+constexpr handshake_policy tls_only{.tls = true};
+
+TEST(nbd_handshake, answers_nothing_but_starttls_where_tls_is_required) {
+  session made(3, tls_only);
+  for (const option code : {option::list, option::info, option::go, option::structured_reply,
+                            option::extended_headers, option::set_meta_context, static_cast<option>(99)}) {
+    EXPECT_EQ(made.ask_for_one(code, info_data("", {})), option_reply::tls_required);
+  }
+  EXPECT_EQ(made.ask_for_one(option::starttls, text("x")), option_reply::invalid);
+  EXPECT_EQ(made.ask_for_one(option::starttls), option_reply::ack);
+  EXPECT_EQ(made.server.now(), phase::securing);
+  EXPECT_EQ(made.server.feed(an_option(option::list)), 0U) << "nothing is taken before TLS is up";
+  session old(3, tls_only);
+  old.send(an_option(option::export_name));
+  EXPECT_EQ(old.server.now(), phase::closing);
+}
+
+TEST(nbd_handshake, starts_anew_once_tls_is_up) {
+  session made(3, tls_only);
+  made.ask(option::starttls);
+  made.server.secured("someone");
+  EXPECT_EQ(made.ask_for_one(option::starttls), option_reply::invalid);
+  EXPECT_EQ(made.ask_for_one(option::set_meta_context, context_data("", {})), option_reply::invalid);
+  EXPECT_EQ(made.ask(option::list).size(), 3U);
+  made.ask(option::go, info_data("", {}));
+  EXPECT_EQ(made.server.now(), phase::transmitting);
+  EXPECT_FALSE(made.server.terms().structured);
+}
+
+TEST(nbd_handshake, shows_each_client_its_own_exports) {
+  access_list access;
+  ASSERT_TRUE(access.allow("alice=ro").has_value());
+  session made(3, {.tls = true, .access = &access});
+  made.ask(option::starttls);
+  made.server.secured("alice");
+  EXPECT_EQ(made.ask(option::list).size(), 2U);
+  EXPECT_EQ(made.ask_for_one(option::go, info_data("", {})), option_reply::unknown);
+  EXPECT_EQ(made.ask_for_one(option::list_meta_context, context_data("", {})), option_reply::unknown);
+  made.ask(option::go, info_data("ro", {}));
+  EXPECT_EQ(made.server.now(), phase::transmitting);
+  session other(3, {.tls = true, .access = &access});
+  other.ask(option::starttls);
+  other.server.secured("");
+  EXPECT_EQ(other.ask(option::list).size(), 1U);
+}
+
+TEST(nbd_access_list, permits_what_rules_say_and_everything_without_any) {
+  access_list access;
+  EXPECT_TRUE(access.permits("", "x"));
+  ASSERT_TRUE(access.allow("alice=x").has_value());
+  ASSERT_TRUE(access.allow("alice=a=b").has_value());
+  ASSERT_TRUE(access.allow("bob=*").has_value());
+  ASSERT_TRUE(access.allow("carol=").has_value());
+  EXPECT_TRUE(access.permits("alice", "x"));
+  EXPECT_TRUE(access.permits("alice", "a=b"));
+  EXPECT_FALSE(access.permits("alice", "y"));
+  EXPECT_FALSE(access.permits("alice", "*"));
+  EXPECT_TRUE(access.permits("bob", "anything"));
+  EXPECT_TRUE(access.permits("carol", ""));
+  EXPECT_FALSE(access.permits("", "x"));
+  EXPECT_FALSE(access.permits("Alice", "x"));
+  for (const std::string_view bad : {"", "alice", "=x"}) EXPECT_TRUE(access.allow(bad).has_error()) << bad;
+}
+
+TEST(nbd_psk_file, is_read_line_by_line) {
+  const auto keys = parse_psk_file("# mine\nalice:00ff\r\n\nbob:Ab", "keys.psk");
+  ASSERT_TRUE(keys.has_value());
+  EXPECT_EQ(keys->size(), 2U);
+  EXPECT_EQ(keys->at("alice"), (std::vector<unsigned char>{0x00, 0xff}));
+  EXPECT_EQ(keys->at("bob"), (std::vector<unsigned char>{0xab}));
+  for (const std::string& bad :
+       std::vector<std::string>{"", "#", "alice", "alice:", ":00", "alice:0", "alice:0g", "alice:00 ",
+                                "alice:" + std::string(514, '0')}) {
+    const auto refused = parse_psk_file(bad, "keys.psk");
+    ASSERT_TRUE(refused.has_error()) << bad;
+    EXPECT_NE(refused.error().what.find("keys.psk"), std::string::npos);
+  }
+  EXPECT_NE(parse_psk_file("a:00\nb", "f").error().what.find("line 2"), std::string::npos);
 }
 
 TEST(nbd_handshake, never_echoes_what_a_client_sent) {
@@ -349,6 +436,43 @@ TEST(nbd_handshake, lists_contexts_by_name_by_namespace_or_all) {
   EXPECT_EQ(names({"base:"}), std::vector<std::string>{"base:allocation"});
   EXPECT_EQ(names({"qemu:", "base:allocation", "base:allocation"}), all);
   EXPECT_EQ(names({"base:alloc", "other:x", "", "base", "qemu:dirty-bitmap:"}), std::vector<std::string>{});
+}
+
+TEST(nbd_handshake, bitmaps_of_an_export_are_contexts) {
+  session made;
+  made.ask(option::structured_reply);
+  const auto count = [&](option code, std::initializer_list<std::string_view> queries) {
+    return made.ask(code, context_data("z", queries)).size() - 1;
+  };
+  EXPECT_EQ(count(option::list_meta_context, {}), 4U);
+  EXPECT_EQ(count(option::list_meta_context, {"qemu:"}), 3U);
+  EXPECT_EQ(count(option::list_meta_context, {"qemu:dirty-bitmap:"}), 2U);
+  EXPECT_EQ(count(option::list_meta_context, {"qemu:dirty-bitmap:t"}), 0U);
+  EXPECT_EQ(count(option::set_meta_context, {"qemu:dirty-bitmap:"}), 0U);
+  const auto set =
+      made.ask(option::set_meta_context, context_data("z", {"qemu:dirty-bitmap:two:2", "base:allocation"}));
+  ASSERT_EQ(set.size(), 3U);
+  EXPECT_EQ(load_big<std::uint32_t>(set[1].data.data()), id_of(context_of_bitmap(1)));
+  made.ask(option::go, info_data("z", {}));
+  EXPECT_EQ(made.server.terms().contexts.count(), 2U);
+  EXPECT_TRUE(made.server.terms().contexts.contains(context_of_bitmap(1)));
+}
+
+TEST(nbd_handshake, extended_headers_imply_structured_replies_and_make_go_mandatory) {
+  session made;
+  EXPECT_EQ(made.ask_for_one(option::extended_headers, text("x")), option_reply::invalid);
+  EXPECT_EQ(made.ask_for_one(option::extended_headers), option_reply::ack);
+  EXPECT_EQ(made.ask_for_one(option::structured_reply), option_reply::extended_required);
+  EXPECT_EQ(made.ask(option::set_meta_context, context_data("", {"base:allocation"})).size(), 2U);
+  made.ask(option::go, info_data("", {}));
+  EXPECT_TRUE(made.server.terms().extended);
+  EXPECT_TRUE(made.server.terms().structured);
+  EXPECT_EQ(made.server.terms().flags & transmission::block_status_payload,
+            transmission::block_status_payload);
+  session old;
+  old.ask(option::extended_headers);
+  old.send(an_option(option::export_name));
+  EXPECT_EQ(old.server.now(), phase::closing);
 }
 
 TEST(nbd_handshake, set_needs_structured_replies_and_selects_full_names_only) {

@@ -28,8 +28,22 @@ session_terms terms(bool structured = true, bool read_only = false) {
   return made;
 }
 
-request ask(command code, std::uint64_t offset, std::uint32_t length, std::uint16_t flags = 0) {
+session_terms extended_terms() {
+  session_terms made = terms();
+  made.extended = true;
+  made.flags = transmission::block_status_payload;
+  made.contexts.insert(context_of_bitmap(0));
+  return made;
+}
+
+request ask(command code, std::uint64_t offset, std::uint64_t length, std::uint16_t flags = 0) {
   return {request_magic, flags, static_cast<std::uint16_t>(code), 7, offset, length};
+}
+
+request ask_extended(command code, std::uint64_t offset, std::uint64_t length, std::uint16_t flags = 0) {
+  request asked = ask(code, offset, length, flags);
+  asked.magic = extended_request_magic;
+  return asked;
 }
 
 wire_error error_of(const request& asked, const session_terms& under = terms()) {
@@ -146,6 +160,93 @@ TEST(nbd_rules, shutting_down_refuses_and_still_takes_payloads) {
   EXPECT_EQ(rule.payload, 512U);
 }
 
+// Extended headers.
+
+TEST(nbd_rules, each_form_of_header_belongs_to_its_terms) {
+  EXPECT_EQ(rule_on(ask_extended(command::read, 0, 1), terms(), false).what, action::close);
+  EXPECT_EQ(rule_on(ask(command::read, 0, 1), extended_terms(), false).what, action::close);
+  EXPECT_EQ(request_size_of(terms()), 28U);
+  EXPECT_EQ(request_size_of(extended_terms()), 32U);
+}
+
+TEST(nbd_rules, extended_writes_carry_data_whatever_their_flag_says) {
+  for (const unsigned flag : {0U, unsigned{command_flag::payload_length}}) {
+    const request asked = ask_extended(command::write, 0, 512, static_cast<std::uint16_t>(flag));
+    const ruling rule = rule_on(asked, extended_terms(), false);
+    EXPECT_EQ(rule.what, action::execute);
+    EXPECT_EQ(rule.payload, 512U);
+  }
+  const auto too_long = ask_extended(command::write, 0, (std::uint64_t{1} << 32) + 1);
+  EXPECT_EQ(rule_on(too_long, extended_terms(), false).what, action::close);
+}
+
+TEST(nbd_rules, a_payload_where_none_belongs_is_dropped_and_refused) {
+  for (const command code : {command::read, command::trim, command::write_zeroes, command::cache,
+                             command::flush, static_cast<command>(77)}) {
+    const request asked = ask_extended(code, 0, 512, command_flag::payload_length);
+    const ruling rule = rule_on(asked, extended_terms(), false);
+    EXPECT_EQ(rule.error, wire_error::invalid);
+    EXPECT_EQ(rule.payload, 512U);
+  }
+  const auto long_one = ask_extended(command::trim, 0, largest_payload + 1, command_flag::payload_length);
+  EXPECT_EQ(rule_on(long_one, extended_terms(), false).what, action::close);
+}
+
+TEST(nbd_rules, extended_lengths_need_no_payload) {
+  session_terms large = extended_terms();
+  large.facts.size = 8 * TiB;
+  for (const command code : {command::trim, command::write_zeroes, command::cache, command::block_status}) {
+    const ruling rule = rule_on(ask_extended(code, 1 * TiB, 7 * TiB), large, false);
+    EXPECT_EQ(rule.what, action::execute);
+    EXPECT_EQ(rule.payload, 0U);
+  }
+  EXPECT_EQ(error_of(ask_extended(command::trim, 1, 0xffffffffffffffff), large), wire_error::invalid);
+  EXPECT_EQ(error_of(ask_extended(command::read, 0, 4 * GiB), large), wire_error::invalid);
+}
+
+/// A BLOCK_STATUS payload.
+std::vector<std::byte> status_payload(std::uint64_t length, const std::vector<std::uint32_t>& ids) {
+  std::vector<std::byte> made(8 + 4 * ids.size());
+  store_big(made.data(), length);
+  for (std::size_t at = 0; at < ids.size(); ++at) store_big(made.data() + 8 + 4 * at, ids[at]);
+  return made;
+}
+
+TEST(nbd_rules, a_status_payload_selects_contexts) {
+  const session_terms under = extended_terms();
+  const std::uint32_t base = id_of(meta_context::base_allocation);
+  const std::uint32_t bitmap = id_of(context_of_bitmap(0));
+  const auto decoded = [&](std::uint64_t length, const std::vector<std::uint32_t>& ids) {
+    const auto payload = status_payload(length, ids);
+    const request asked =
+        ask_extended(command::block_status, 512, payload.size(), command_flag::payload_length);
+    EXPECT_EQ(rule_on(asked, under, false).what, action::execute);
+    return decode_status_query(asked, payload, under);
+  };
+  const auto one = decoded(export_size - 512, {bitmap});
+  ASSERT_TRUE(one.has_value());
+  EXPECT_EQ(one->length, export_size - 512);
+  EXPECT_EQ(one->contexts.count(), 1U);
+  EXPECT_TRUE(one->contexts.contains(context_of_bitmap(0)));
+  EXPECT_EQ(decoded(1, {bitmap, base})->contexts, under.contexts);
+  EXPECT_FALSE(decoded(1, {bitmap, bitmap}).has_value()) << "twice";
+  EXPECT_FALSE(decoded(1, {id_of(meta_context::allocation_depth)}).has_value()) << "not negotiated";
+  EXPECT_FALSE(decoded(1, {0}).has_value());
+  EXPECT_FALSE(decoded(export_size, {base}).has_value()) << "past the end";
+  EXPECT_FALSE(decoded(0, {base}).has_value());
+  EXPECT_FALSE(decoded(0xffffffffffffffff, {base}).has_value());
+}
+
+TEST(nbd_rules, a_status_payload_of_an_odd_size_is_refused) {
+  for (const std::uint64_t length : {0U, 4U, 8U, 11U, 13U, 20U, 1000U}) {
+    const request asked = ask_extended(command::block_status, 0, length, command_flag::payload_length);
+    EXPECT_EQ(error_of(asked, extended_terms()), wire_error::invalid) << length;
+    EXPECT_EQ(rule_on(asked, extended_terms(), false).payload, length);
+  }
+  const request asked = ask(command::block_status, 0, 12, command_flag::payload_length);
+  EXPECT_EQ(error_of(asked), wire_error::invalid) << "not in compact headers";
+}
+
 TEST(nbd_rules, errors_map_to_the_numbers_nbd_knows) {
   const auto mapped = [](error_code code) { return wire_error_of(code, false); };
   EXPECT_EQ(mapped({}), wire_error::none);
@@ -170,6 +271,19 @@ TEST(nbd_status, allocation_merges_across_depths_and_depth_across_zeros) {
   EXPECT_EQ(extents_of(meta_context::base_allocation, runs, 10), (extents{{150, 0}, {50, 3}}));
   EXPECT_EQ(extents_of(meta_context::allocation_depth, runs, 10), (extents{{100, 1}, {75, 2}, {25, 0}}));
   EXPECT_EQ(extents_of(meta_context::base_allocation, runs, 1), (extents{{150, 0}}));
+}
+
+TEST(nbd_status, bitmaps_tile_the_range_in_granules) {
+  dirty_bitmap bitmap(10 * 65536 - 100, 65536);
+  bitmap.set({65536, 2 * 65536});
+  bitmap.set({9 * 65536, 1});
+  using extents = std::vector<status_extent>;
+  EXPECT_EQ(extents_of(bitmap, {0, bitmap.size()}, 10),
+            (extents{{65536, 0}, {2 * 65536, 1}, {6 * 65536, 0}, {65436, 1}}));
+  EXPECT_EQ(extents_of(bitmap, {70'000, 512}, 10), (extents{{512, 1}}));
+  EXPECT_EQ(extents_of(bitmap, {70'000, 3 * 65536}, 10), (extents{{126'608, 1}, {70'000, 0}}));
+  EXPECT_EQ(extents_of(bitmap, {0, bitmap.size()}, 1), (extents{{65536, 0}}));
+  EXPECT_EQ(extents_of(dirty_bitmap(1000, 512), {0, 1000}, 10), (extents{{1000, 0}}));
 }
 
 // Holes in reads.
@@ -221,21 +335,37 @@ TEST(nbd_replies, are_laid_out_as_specified) {
   const std::array data{std::byte{0xaa}, std::byte{0xbb}};
   const std::array<status_extent, 2> extents{{{0x1000, 0}, {0x2000, 3}}};
   EXPECT_EQ(wire(simple_reply(cookie, wire_error::io)), "67446698000000051122334455667788|");
-  EXPECT_EQ(wire(empty_chunk(cookie)), "668e33ef00010000112233445566778800000000|");
-  EXPECT_EQ(wire(error_chunk(cookie, wire_error::invalid, "no")),
+  const reply_frame frame{cookie, 0x10, false};
+  EXPECT_EQ(wire(empty_chunk(frame)), "668e33ef00010000112233445566778800000000|");
+  EXPECT_EQ(wire(error_chunk(frame, wire_error::invalid, "no")),
             "668e33ef000180011122334455667788000000080000001600"
             "02|6e6f");
-  EXPECT_EQ(wire(data_chunk(cookie, 0x10, data, false)),
+  EXPECT_EQ(wire(data_chunk(frame, 0x10, data, false)),
             "668e33ef000000011122334455667788"
             "0000000a0000000000000010|aabb");
-  EXPECT_EQ(wire(hole_chunk(cookie, {0x20, 0x30}, true)),
+  EXPECT_EQ(wire(hole_chunk(frame, {0x20, 0x30}, true)),
             "668e33ef000100021122334455667788"
             "0000000c000000000000002000000030|");
-  EXPECT_EQ(wire(status_chunk(cookie, meta_context::base_allocation, extents, true)),
+  EXPECT_EQ(wire(status_chunk(frame, meta_context::base_allocation, extents, true)),
             "668e33ef000100051122334455667788"
             "0000001400000001|00001000000000000000200000000003");
-  EXPECT_FALSE(data_chunk(cookie, 0, data, false).ends_reply);
+  EXPECT_FALSE(data_chunk(frame, 0, data, false).ends_reply);
   EXPECT_TRUE(simple_reply(cookie, wire_error::none).ends_reply);
+}
+
+TEST(nbd_replies, extended_ones_are_laid_out_as_specified) {
+  const reply_frame frame{0x1122334455667788, 0x99, true};
+  const std::array data{std::byte{0xaa}};
+  const std::array<status_extent, 1> extents{{{0x100000000, 3}}};
+  const std::string behind_type = "11223344556677880000000000000099";
+  EXPECT_EQ(wire(empty_chunk(frame)), "6e8a278c00010000" + behind_type + "0000000000000000|");
+  EXPECT_EQ(wire(data_chunk(frame, 0xa0, data, true)),
+            "6e8a278c00010001" + behind_type + "000000000000000900000000000000a0|aa");
+  EXPECT_EQ(wire(hole_chunk(frame, {0xa0, 0x30}, false)),
+            "6e8a278c00000002" + behind_type + "000000000000000c00000000000000a000000030|");
+  EXPECT_EQ(
+      wire(status_chunk(frame, context_of_bitmap(0), extents, true)),
+      "6e8a278c00010006" + behind_type + "00000000000000180000000300000001|00000001000000000000000000000003");
 }
 
 TEST(nbd_replies, requests_are_decoded_as_specified) {
