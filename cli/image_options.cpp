@@ -10,16 +10,14 @@
 
 namespace weir::cli {
 
-void declare_image_options(option_set& options) {
+void declare_image_options(option_set& options, std::string_view tls_creds_help) {
   options
       .value("format,f", "FMT",
              "Format of the image: raw, qcow2, qed or qcow (version 1, read-only). Without it the named "
              "image is probed.")
       .flag("force-share,U", "Open the image although another process writes it; what is read may be stale.")
       .flag("allow-remote-backing", "Open network locations that are named in image headers.")
-      .value("tls-creds", "DIR",
-             "For nbds:// images: ca-cert.pem to verify the server with, and client-cert.pem and "
-             "client-key.pem.")
+      .value("tls-creds", "DIR", tls_creds_help)
       .value("reconnect-limit", "SECONDS",
              "Wait this long for an NBD server that is gone before requests fail (default 60).")
       .value(

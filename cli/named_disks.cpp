@@ -5,6 +5,7 @@
 #include "formats/registry.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 namespace weir::cli {
@@ -52,6 +53,8 @@ task<outcome<named_disks>> open_domain(engine_host& host, std::string path, imag
   for (std::size_t position = 0; position < models.size(); ++position) {
     if (models[position].layers.empty()) continue;
     auto next = co_await open_modelled_disk(host, models[position], settings, index);
+    const bool may_lack = models[position].startup_policy == "optional";
+    if (next.has_error() && may_lack && next.error().code == errno_code(ENOENT)) continue;
     if (next.has_error()) {
       static_cast<void>(co_await close_disks(opened.disks));
       co_return next.error();

@@ -13,8 +13,8 @@ namespace weir::cli {
 
 struct named_disks {
   std::optional<domain_document> document;  ///< none for a plain image
-  std::vector<std::unique_ptr<disk>>
-      disks;                           ///< of a domain: in document order, drives without medium left out
+  /// Of a domain: in document order, without drives that are empty, or optional (startupPolicy) and missing.
+  std::vector<std::unique_ptr<disk>> disks;
   std::vector<std::size_t> positions;  ///< of a domain: the disks' places in the document
 };
 

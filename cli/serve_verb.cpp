@@ -2,6 +2,7 @@
 #include "cli/server.hpp"
 #include "cli/verbs.hpp"
 
+#include <memory>
 #include <utility>
 
 namespace weir::cli {
@@ -21,6 +22,38 @@ outcome<aio_mode> read_aio(const std::optional<std::string>& word) {
   return usage_failure("aio: '" + *word + "' is not io_uring or threads");
 }
 
+/// What clients have to prove, and which of them may open what.
+outcome<void> read_security(const given_options& given, serve_request& request) {
+  const std::vector<std::string> rules = given.values("tls-allow");
+  const auto directory = given.value("tls-creds");
+  if (!directory) {
+    if (!rules.empty())
+      return usage_failure("--tls-allow wants --tls-creds: without TLS nobody proves anything");
+    return {};
+  }
+  auto loaded = nbd::tls_credentials::load(*directory);
+  if (loaded.has_error()) return failure{loaded.error().code, "--tls-creds: " + loaded.error().what};
+  request.policy.credentials = std::move(*loaded);
+  if (rules.empty()) return {};
+  nbd::access_list access;
+  for (const std::string& rule : rules) {
+    if (auto added = access.allow(rule); added.has_error())
+      return usage_failure("tls-allow: " + added.error().what);
+  }
+  request.policy.access = std::make_shared<const nbd::access_list>(std::move(access));
+  return {};
+}
+
+outcome<void> read_limits(const given_options& given, serve_request& request) {
+  const auto connections = given.number("max-connections");
+  if (connections.has_error()) return connections.error();
+  constexpr std::uint64_t most = 1'000'000;
+  if (*connections && **connections > most)
+    return usage_failure("max-connections: not between 0 and 1000000");
+  if (*connections) request.limits.most_connections = static_cast<unsigned>(**connections);
+  return {};
+}
+
 outcome<void> read_sockets(const given_options& given, serve_request& request) {
   request.control_path = given.value("control").value_or("");
   for (const std::string& text : given.values("nbd")) {
@@ -38,22 +71,24 @@ outcome<void> read_sockets(const given_options& given, serve_request& request) {
 outcome<serve_request> read_request(const given_options& given) {
   serve_request request;
   request.named = *given.value("SOURCE");
-  if (given.has("tls-creds"))
-    return make_failure(errc::unsupported_feature, "--tls-creds", "TLS is not supported by weir serve yet");
   auto image = read_image_options(given);
   if (image.has_error()) return image.error();
   request.image = *image;
   request.image.writable = !given.has("read-only");
+  if (const auto directory = given.value("image-tls-creds")) request.image.storage.tls_directory = *directory;
   auto cache = read_cache(given.value("cache").value_or("writeback"));
   if (cache.has_error()) return cache.error();
   request.image.storage.cache = *cache;
   request.state_directory = given.value("state").value_or("");
-  request.export_name = given.value("export").value_or("");
+  request.export_name = given.value("export");
+  request.bitmaps = given.values("bitmap");
   request.copy_on_read = given.has("copy-on-read");
   request.update_xml = given.has("update-xml");
   if (request.copy_on_read && !request.image.writable)
     return usage_failure("--copy-on-read wants a writable image, not --read-only");
+  if (auto limits = read_limits(given, request); limits.has_error()) return limits.error();
   if (auto sockets = read_sockets(given, request); sockets.has_error()) return sockets.error();
+  if (auto security = read_security(given, request); security.has_error()) return security.error();
   return request;
 }
 
@@ -63,7 +98,12 @@ task<outcome<int>> serve(engine_host& host, serve_request request) {
 }
 
 void declare(option_set& options) {
-  declare_image_options(options);
+  declare_image_options(
+      options,
+      "Serve NBD over TLS only, with the files that QEMU looks for there: ca-cert.pem, "
+      "server-cert.pem and server-key.pem (clients show a certificate of that CA), or keys.psk, "
+      "or both; `weir tls init DIR` makes them. nbds:// images are opened with the client's "
+      "files in the same place.");
   options.value("control", "SOCK", "Listen for QMP there.")
       .values("nbd", "unix:PATH|tcp:HOST:PORT", "Listen for NBD clients there. May be given several times.")
       .flag("copy-on-read", "Keep what is read from backing images in the active one.")
@@ -74,6 +114,21 @@ void declare(option_set& options) {
       .value("state", "DIR",
              "Keep job records there; jobs found there go on by themselves. Created if missing.")
       .value("export", "NAME", "Name of the export of a plain image; default is the empty name.")
+      .values("bitmap,B", "NAME",
+              "Show this dirty bitmap of the active image to NBD clients, as qemu:dirty-bitmap:NAME. May be "
+              "given "
+              "several times.")
+      .values(
+          "tls-allow", "CLIENT=EXPORT",
+          "With --tls-creds: this client may open this export (* for all), and nobody may open what no such "
+          "option allows. A client is the common name of its certificate or the name of its key. May be "
+          "given "
+          "several times.")
+      .value("image-tls-creds", "DIR", "Where the files for nbds:// images are, if not in --tls-creds.")
+      .value("max-connections", "N",
+             "NBD clients at a time (default 100, 0 for no limit). One more takes the place of the oldest "
+             "that has "
+             "not chosen an export, or is turned away.")
       .argument("SOURCE", "A domain XML file or an image.");
 }
 
@@ -94,14 +149,18 @@ verb serve_verb() {
           .synopsis =
               "[--control SOCK] [--nbd unix:PATH | tcp:HOST:PORT]... [--copy-on-read] [--read-only] "
               "[--update-xml] "
-              "[--cache MODE] [--aio MODE] [--state DIR] [--export NAME] [-f FMT] DOMAIN.xml | IMAGE",
+              "[--cache MODE] [--aio MODE] [--state DIR] [--export NAME] [--bitmap NAME]... [--tls-creds DIR "
+              "[--tls-allow CLIENT=EXPORT]...] [--max-connections N] [-f FMT] DOMAIN.xml | IMAGE",
           .summary = "serve disks to a guest over NBD",
           .description =
               "Runs in the foreground and prints the line `weir: ready` once all sockets listen. "
               "SIGTERM and SIGINT let requests in flight finish, flush and end.\n\nEach disk of a "
               "domain is an export named by its target, e.g. vda. A plain image is one export, named "
               "by --export. That name is also the disk's node name on the control socket and the id "
-              "of its job.\n\nA socket file left by a killed server is replaced. Sockets passed by "
+              "of its job.\n\nWith --tls-creds nothing is listed or opened before TLS is up, on any socket. "
+              "Why a "
+              "client was refused is said on standard error.\n\nA socket file left by a killed server is "
+              "replaced. Sockets passed by "
               "systemd are used; one named `control` in LISTEN_FDNAMES is the control socket.",
           .declare = declare,
           .run = run};

@@ -1,7 +1,10 @@
 #include "cli/served_exports.hpp"
 
+#include "engine/block/bitmap_store.hpp"
+
 #include <algorithm>
 #include <cassert>
+#include <chrono>
 #include <utility>
 
 namespace weir::cli {
@@ -23,20 +26,22 @@ outcome<void> served_exports::publish(const export_settings& settings) {
   entry.target = find_disk_(settings.node);
   assert(entry.target != nullptr);
   entry.read_only = !settings.writable;
+  entry.bitmaps = settings.bitmaps;
   return server_->exports().add(std::move(entry));
 }
 
 outcome<void> served_exports::listen(const nbd::listen_address& address) {
   if (!server_) {
-    server_ = std::make_unique<nbd_server>(context_, nbd_server_settings{});
+    server_ = std::make_unique<nbd_server>(context_, settings_);
     for (const export_settings& each : entries_) {
       if (auto published = publish(each); published.has_error()) return published;
     }
   }
-  return server_->listen(address);
+  return server_->listen(address, policy_);
 }
 
 outcome<void> served_exports::add_at_start(export_settings settings) {
+  if (auto checked = check_bitmaps(settings); checked.has_error()) return checked;
   if (server_) {
     if (auto published = publish(settings); published.has_error()) return published;
   }
@@ -50,18 +55,55 @@ task<void> served_exports::close() {
   entries_.clear();
 }
 
-outcome<void> served_exports::start_server(weir::listen_address where) {
-  if (server_) return refuse("NBD server already running");
-  entries_.clear();
-  outcome<void> listening;
-  if (where.path.empty()) {
-    listening = listen(nbd::tcp_address{where.host, where.port});
-  } else {
-    listening = listen(nbd::unix_address{where.path});
+outcome<void> served_exports::check_bitmaps(const export_settings& settings) const {
+  const disk& target = *find_disk_(settings.node);
+  const bitmap_store* const known = target.chain().active().image->bitmaps();
+  for (const std::string& name : settings.bitmaps) {
+    const kept_bitmap* const found = known == nullptr ? nullptr : known->find(name);
+    if (found == nullptr) return refuse("Bitmap '" + name + "' is not found");
+    if (found->inconsistent) return refuse("Bitmap '" + name + "' is inconsistent and cannot be used");
+    // What a reader sees must not change under it.
+    if (found->enabled && !settings.writable && !target.read_only()) {
+      return refuse("Enabled bitmap '" + name + "' incompatible with readonly export");
+    }
   }
+  return {};
+}
+
+outcome<void> served_exports::start_server(nbd_server_request asked) {
+  if (server_) return refuse("NBD server already running");
+  // What the command line said about clients holds for its own sockets.
+  policy_ = {};
+  if (!asked.tls_credentials.empty()) {
+    const auto found = credentials_.find(asked.tls_credentials);
+    if (found == credentials_.end())
+      return refuse("No TLS credentials with id '" + asked.tls_credentials + "'");
+    policy_.credentials = found->second;
+  }
+  entries_.clear();
+  settings_.most_connections = asked.most_connections;
+  settings_.connection.handshake_timeout = std::chrono::seconds(asked.handshake_timeout_s);
+  const outcome<void> listening = listen(asked.where);
   // Nothing listens, so nobody can be connected.
   if (listening.has_error()) server_.reset();
   return listening;
+}
+
+outcome<void> served_exports::add_credentials(credentials_settings settings) {
+  if (credentials_.contains(settings.id)) {
+    return refuse("attempt to add duplicate property '" + settings.id + "' to object (type 'container')");
+  }
+  const auto wanted =
+      settings.pre_shared_keys ? nbd::tls_proof::pre_shared_keys : nbd::tls_proof::certificates;
+  auto loaded = nbd::tls_credentials::load(settings.directory, wanted);
+  if (loaded.has_error()) return loaded.error();
+  credentials_.emplace(std::move(settings.id), std::move(*loaded));
+  return {};
+}
+
+outcome<void> served_exports::remove_credentials(const std::string& id) {
+  if (credentials_.erase(id) == 0) return refuse("object '" + id + "' not found");
+  return {};
 }
 
 task<outcome<void>> served_exports::stop_server() {

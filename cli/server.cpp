@@ -5,9 +5,11 @@
 #include "cli/plain_line.hpp"
 #include "engine/base/durable_file.hpp"
 #include "engine/block/backing_name.hpp"
+#include "engine/block/bitmap_store.hpp"
 #include "engine/jobs/stream_job.hpp"
 
 #include <cstdio>
+#include <set>
 #include <utility>
 
 namespace weir::cli {
@@ -25,6 +27,16 @@ void report_errors(engine_host& host) {
     last = what.what;
     warn(last);
   });
+}
+
+/// Those of `wanted` that the disk's active image has.
+std::vector<std::string> bitmaps_of(const disk& of, const std::vector<std::string>& wanted) {
+  const bitmap_store* const known = of.chain().active().image->bitmaps();
+  std::vector<std::string> found;
+  for (const std::string& name : wanted) {
+    if (known != nullptr && known->find(name) != nullptr) found.push_back(name);
+  }
+  return found;
 }
 
 failure no_base(const std::string& base) {
@@ -46,9 +58,15 @@ std::string_view server::version() const {
 }
 
 task<outcome<void>> server::open_disks() {
-  auto opened = co_await open_named_disks(host_, request_.named, request_.image, request_.export_name);
+  auto opened =
+      co_await open_named_disks(host_, request_.named, request_.image, request_.export_name.value_or(""));
   if (opened.has_error()) co_return opened.error();
   opened_ = std::move(*opened);
+  if (request_.export_name && opened_.document) {
+    co_return failure{
+        errc::not_supported,
+        request_.named + ": is a domain: each disk is an export named by its target, leave --export out"};
+  }
   if (request_.update_xml && !opened_.document) {
     co_return failure{errc::not_supported, request_.named + ": is an image: there is no XML to update"};
   }
@@ -60,13 +78,22 @@ task<outcome<void>> server::open_disks() {
 }
 
 outcome<void> server::export_disks() {
+  request_.limits.report = [](const failure& what) { warn(what.what); };
+  exports_.configure(request_.limits, request_.policy);
+  std::set<std::string> shown;
   for (const disk* each : disks_) {
     export_settings settings;
     settings.id = each->name();
     settings.node = each->name();
     settings.name = each->name();
     settings.writable = !each->read_only();
+    settings.bitmaps = bitmaps_of(*each, request_.bitmaps);
+    shown.insert(settings.bitmaps.begin(), settings.bitmaps.end());
     if (auto added = exports_.add_at_start(std::move(settings)); added.has_error()) return added;
+  }
+  for (const std::string& name : request_.bitmaps) {
+    if (shown.contains(name)) continue;
+    return failure{errc::out_of_range, request_.named + ": no active image has a bitmap '" + name + "'"};
   }
   return {};
 }

@@ -28,7 +28,10 @@ struct serve_request {
   std::vector<nbd::listen_address> nbd;
   std::vector<passed_socket> passed;
   std::string state_directory;
-  std::string export_name;
+  std::optional<std::string> export_name;  ///< of a plain image; none: the empty name
+  std::vector<std::string> bitmaps;        ///< shown by each export whose active image has one of that name
+  nbd_server_settings limits;
+  nbd::listener_policy policy;  ///< of every NBD socket of the command line
   image_settings image;
   bool copy_on_read = false;
   bool update_xml = false;  ///< write the domain XML back when a chain has changed
@@ -43,6 +46,7 @@ class server final : public engine_control {
 
   std::string_view version() const override;
   const std::vector<disk*>& disks() const override { return disks_; }
+  cache_mode cache() const override { return request_.image.storage.cache; }
   job_manager& jobs() override { return jobs_; }
   export_control& exports() override { return exports_; }
   outcome<void> start_stream(stream_request request) override;

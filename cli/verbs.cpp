@@ -10,7 +10,7 @@ std::span<const verb> verbs() {
       check_verb(),   verify_verb(),    snapshot_verb(), bitmap_verb(),       convert_verb(),
       compare_verb(), measure_verb(),   resize_verb(),   rebase_verb(),       commit_verb(),
       serve_verb(),   blockpull_verb(), blockjob_verb(), copy_on_read_verb(), domblklist_verb(),
-      ctl_verb(),
+      ctl_verb(),     tls_verb(),
   };
   return table;
 }

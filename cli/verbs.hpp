@@ -29,6 +29,7 @@ verb rebase_verb();
 verb resize_verb();
 verb serve_verb();
 verb snapshot_verb();
+verb tls_verb();
 verb verify_verb();
 
 /// In the order of `weir help`.

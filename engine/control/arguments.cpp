@@ -98,6 +98,14 @@ const json::object& argument_reader::object(std::string_view name) {
   return nothing;
 }
 
+const json::array* argument_reader::optional_array(std::string_view name) {
+  const json::value* found = take(name, false);
+  if (found == nullptr) return nullptr;
+  if (found->is_array()) return &found->get_array();
+  fail_type(name, "array");
+  return nullptr;
+}
+
 void argument_reader::ignore(std::string_view name) {
   asked_.emplace(name);
 }

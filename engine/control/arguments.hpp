@@ -4,6 +4,7 @@
 
 #include "engine/control/qmp_reply.hpp"
 
+#include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
 
 #include <cstdint>
@@ -32,6 +33,8 @@ class argument_reader {
   std::size_t word(std::string_view name, std::span<const std::string_view> words);
   /// A required object; empty (and a problem) where it is missing.
   const boost::json::object& object(std::string_view name);
+  /// An array; null where it is missing.
+  const boost::json::array* optional_array(std::string_view name);
   /// Accepts and forgets a member.
   void ignore(std::string_view name);
 

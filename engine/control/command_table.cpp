@@ -26,6 +26,8 @@ constexpr std::array table{
     qmp_command{"job-resume", run_job_resume},
     qmp_command{"nbd-server-start", run_nbd_server_start},
     qmp_command{"nbd-server-stop", run_nbd_server_stop},
+    qmp_command{"object-add", run_object_add},
+    qmp_command{"object-del", run_object_del},
     qmp_command{"query-block-exports", run_query_block_exports},
     qmp_command{"query-block-jobs", run_query_block_jobs},
     qmp_command{"query-commands", run_query_commands},

@@ -56,6 +56,9 @@ task<qmp_reply> run_block_export_add(engine_control& engine, const boost::json::
 task<qmp_reply> run_block_export_del(engine_control& engine, const boost::json::object& arguments);
 task<qmp_reply> run_query_block_exports(engine_control& engine, const boost::json::object& arguments);
 
+task<qmp_reply> run_object_add(engine_control& engine, const boost::json::object& arguments);
+task<qmp_reply> run_object_del(engine_control& engine, const boost::json::object& arguments);
+
 task<qmp_reply> run_weir_copy_on_read(engine_control& engine, const boost::json::object& arguments);
 task<qmp_reply> run_weir_domblklist(engine_control& engine, const boost::json::object& arguments);
 task<qmp_reply> run_weir_dumpxml(engine_control& engine, const boost::json::object& arguments);

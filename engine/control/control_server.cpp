@@ -1,7 +1,8 @@
 #include "engine/control/control_server.hpp"
 
+#include "engine/base/timer.hpp"
+
 #include <boost/asio/as_tuple.hpp>
-#include <boost/asio/steady_timer.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -43,9 +44,7 @@ outcome<void> control_server::listen_on(int descriptor) {
 
 task<void> control_server::accept_clients() {
   using namespace std::chrono_literals;
-  boost::asio::basic_waitable_timer<std::chrono::steady_clock,
-                                    boost::asio::wait_traits<std::chrono::steady_clock>, executor>
-      pause(executor_);
+  timer pause(executor_);
   while (acceptor_.is_open()) {
     auto [error, connected] = co_await acceptor_.async_accept(no_throw);
     if (error == boost::asio::error::operation_aborted) co_return;

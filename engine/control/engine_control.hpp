@@ -5,6 +5,8 @@
 #include "engine/base/task.hpp"
 #include "engine/block/disk.hpp"
 #include "engine/jobs/job_manager.hpp"
+#include "engine/nbd/listener.hpp"
+#include "engine/storage/local_file.hpp"
 
 #include <cstdint>
 #include <functional>
@@ -15,11 +17,19 @@
 
 namespace weir {
 
-/// Where nbd-server-start listens.
-struct listen_address {
-  std::string path;  ///< unix; empty: TCP
-  std::string host;
-  std::string port;
+/// What nbd-server-start asks for.
+struct nbd_server_request {
+  nbd::listen_address where;
+  std::uint32_t most_connections = 100;    ///< 0: no limit
+  std::uint32_t handshake_timeout_s = 10;  ///< 0: no limit
+  std::string tls_credentials;             ///< id given to add_credentials(); empty: no TLS
+};
+
+/// TLS credentials of a server as object-add names them.
+struct credentials_settings {
+  std::string id;
+  std::string directory;
+  bool pre_shared_keys = false;  ///< otherwise certificates
 };
 
 struct export_settings {
@@ -28,18 +38,23 @@ struct export_settings {
   std::string name;  ///< what NBD clients ask for
   std::string description;
   bool writable = false;
+  std::vector<std::string> bitmaps;  ///< dirty bitmaps of the active image to show
 };
 
 /// The NBD server as the control socket changes it. Failures carry QEMU's texts.
 class export_control {
  public:
   virtual ~export_control() = default;
-  virtual outcome<void> start_server(listen_address where) = 0;
+  virtual outcome<void> start_server(nbd_server_request asked) = 0;
   virtual task<outcome<void>> stop_server() = 0;
   virtual outcome<void> add(export_settings settings) = 0;
   /// `force` drops the clients; otherwise an export in use is refused.
   virtual task<outcome<void>> remove(std::string id, bool force) = 0;
   virtual std::vector<export_settings> list() const = 0;
+  /// For start_server(). The files are read now.
+  virtual outcome<void> add_credentials(credentials_settings settings) = 0;
+  /// A running server keeps what it has.
+  virtual outcome<void> remove_credentials(const std::string& id) = 0;
   /// Told of the id of every export that has gone.
   virtual void set_deleted_hook(std::function<void(const std::string& id)> hook) = 0;
 };
@@ -58,6 +73,8 @@ class engine_control {
   virtual ~engine_control() = default;
   virtual std::string_view version() const = 0;
   virtual const std::vector<disk*>& disks() const = 0;
+  /// How the disks' local files are opened.
+  virtual cache_mode cache() const = 0;
   virtual job_manager& jobs() = 0;
   virtual export_control& exports() = 0;
   /// Failures carry QEMU's texts.

@@ -20,15 +20,20 @@ qmp_result<void> take_nothing(const json::object& arguments) {
   return argument_reader(arguments).finish();
 }
 
+const char* detection_word(zero_detection how) noexcept {
+  if (how == zero_detection::unmap) return "unmap";
+  return how == zero_detection::on ? "on" : "off";
+}
+
 /// An entry of query-named-block-nodes (BlockDeviceInfo).
-json::object describe_node(const disk& of, std::size_t depth, bool flat) {
+json::object describe_node(const disk& of, std::size_t depth, bool flat, cache_mode cache) {
   const chain& layers = of.chain();
   const layer& node = *layers.at(depth);
   const bool has_below = depth + 1 < layers.depth();
   json::object image = flat ? image_info(node, has_below ? layers.at(depth + 1).get() : nullptr)
                             : nested_image_info(layers, depth);
   json::object info{{"iops_rd", 0},
-                    {"detect_zeroes", "off"},
+                    {"detect_zeroes", depth == 0 ? detection_word(of.settings().detect_zeroes) : "off"},
                     {"active", true},
                     {"image", std::move(image)},
                     {"iops_wr", 0},
@@ -42,7 +47,10 @@ json::object describe_node(const disk& of, std::size_t depth, bool flat) {
                     {"encrypted", false},
                     {"bps", 0},
                     {"bps_rd", 0},
-                    {"cache", {{"no-flush", false}, {"direct", false}, {"writeback", true}}},
+                    {"cache",
+                     {{"no-flush", cache == cache_mode::unsafe},
+                      {"direct", cache == cache_mode::none || cache == cache_mode::directsync},
+                      {"writeback", cache != cache_mode::directsync}}},
                     {"file", describe(node.model.source)}};
   if (has_below) info["backing_file"] = describe(layers.at(depth + 1)->model.source);
   return info;
@@ -76,7 +84,7 @@ task<qmp_reply> run_query_named_block_nodes(engine_control& engine, const json::
   json::array nodes;
   for (const disk* each : engine.disks()) {
     for (std::size_t depth = 0; depth < each->chain().depth(); ++depth) {
-      nodes.push_back(describe_node(*each, depth, flat));
+      nodes.push_back(describe_node(*each, depth, flat, engine.cache()));
     }
   }
   co_return json::value(std::move(nodes));

@@ -11,6 +11,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <string>
 #include <utility>
@@ -29,6 +30,21 @@ failure nbd_failure(const nbd_target& target) {
   const char* text = nbd_get_error();
   const error_code code = errno_code(number != 0 ? number : EIO);
   return make_failure(code, target.location, text != nullptr ? text : code.message());
+}
+
+/// Certificates where there are any, otherwise the first key of keys.psk.
+bool use_tls_files(nbd_handle* handle, const std::string& directory) {
+  const std::string keys = directory + "/keys.psk";
+  std::string line;
+  std::ifstream file(keys);
+  const bool has_authority = ::access((directory + "/ca-cert.pem").c_str(), F_OK) == 0;
+  while (!has_authority && std::getline(file, line)) {
+    const std::size_t colon = line.find(':');
+    if (line.starts_with('#') || colon == std::string::npos) continue;
+    return nbd_set_tls_psk_file(handle, keys.c_str()) == 0 &&
+           nbd_set_tls_username(handle, line.substr(0, colon).c_str()) == 0;
+  }
+  return nbd_set_tls_certificates(handle, directory.c_str()) == 0;
 }
 
 error_code request_error(int number) {
@@ -112,9 +128,7 @@ outcome<void> nbd_connection::configure(const nbd_target& target) {
   if (done && target.tls) {
     done = nbd_supports_tls(handle_) == 1 && nbd_set_tls(handle_, LIBNBD_TLS_REQUIRE) == 0 &&
            nbd_set_tls_verify_peer(handle_, true) == 0;
-    if (done && !target.tls_directory.empty()) {
-      done = nbd_set_tls_certificates(handle_, target.tls_directory.c_str()) == 0;
-    }
+    if (done && !target.tls_directory.empty()) done = use_tls_files(handle_, target.tls_directory);
   }
   if (!done) return nbd_failure(target);
   return {};

@@ -13,7 +13,8 @@ struct nbd_target {
   std::string host;
   std::string port;  ///< decimal
   bool tls = false;  ///< required, never merely tried; the server's name and certificate are verified
-  std::string tls_directory;  ///< ca-cert.pem, and client-cert.pem with client-key.pem; empty: the system's
+  /// ca-cert.pem, and client-cert.pem with client-key.pem; or keys.psk without ca-cert.pem. Empty: the system's.
+  std::string tls_directory;
 };
 
 struct nbd_client_settings {

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import unittest
 
+from nbd_client import Client
 from tools import run
 from weir_cli import CliTestCase, QmpClient
 
@@ -139,8 +140,51 @@ class Serving(ServeTestCase):
         xml = self.domain(("vda", "qcow2", self.path("top.qcow2")))
         self.refused("serve", "--control", self.control, "--nbd", f"unix:{self.nbd}", xml,
                      words=["disk vda", "base.raw", "No such file"])
-        self.refused("serve", "--tls-creds", "/x", "--nbd", f"unix:{self.nbd}", xml, words=["TLS"])
+        self.refused("serve", "--tls-creds", "/x", "--nbd", f"unix:{self.nbd}", xml, words=["/x", "weir tls init"])
         self.assertFalse(os.path.exists(self.control) or os.path.exists(self.nbd))
+
+    def test_an_optional_disk_that_is_missing_is_left_out(self):
+        self.make_chain()
+        self.write("domain.xml", f"""<domain><devices>
+          <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{self.path('top.qcow2')}'/><target dev='vda'/></disk>
+          <disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='{self.path('gone.iso')}' startupPolicy='optional'/>
+            <target dev='vdb'/><readonly/></disk></devices></domain>""".encode())
+        self.serve("--control", self.control, "--nbd", f"unix:{self.nbd}", self.path("domain.xml"))
+        listed = json.loads(self.weir("domblklist", "-c", self.control, "--json").stdout)
+        self.assertEqual([each["target"] for each in listed], ["vda"])
+
+    def test_disks_of_a_domain_have_their_own_export_names(self):
+        self.make_chain()
+        xml = self.domain(("vda", "qcow2", self.path("top.qcow2")))
+        self.refused("serve", "--nbd", f"unix:{self.nbd}", "--export", "x", xml, words=["--export", "target"])
+        self.assertFalse(os.path.exists(self.nbd))
+
+    def test_nodes_tell_how_they_are_cached(self):
+        self.make_chain()
+        for mode, direct, writeback in (("writeback", False, True), ("none", True, True), ("directsync", True, False)):
+            running = self.serve_domain("--cache", mode)
+            node = self.qmp().command("query-named-block-nodes")["return"][0]
+            self.assertEqual((node["cache"]["direct"], node["cache"]["writeback"]), (direct, writeback), mode)
+            running.stop()
+
+    def test_the_control_socket_sets_limits_and_refuses_an_empty_path(self):
+        self.make_chain()
+        self.serve_domain()
+        client = self.qmp()
+        client.command("nbd-server-stop")
+        empty = {"type": "unix", "data": {"path": ""}}
+        self.assertIn("path", client.command("nbd-server-start", addr=empty)["error"]["desc"])
+        address = {"type": "unix", "data": {"path": self.nbd}}
+        self.assertIn("error", client.command("nbd-server-start", addr=address, max_connections=-1))
+        started = client.command("nbd-server-start", addr=address, max_connections=1, handshake_max_seconds=1)
+        self.assertEqual(started, {"return": {}})
+        client.command("block-export-add", type="nbd", id="e", node_name="vda", name="vda", writable=True)
+        with Client(f"unix:{self.nbd}") as silent:
+            self.assertTrue(silent.at_end())
+        with Client(f"unix:{self.nbd}") as first:
+            first.greet().go(b"vda")
+            with Client(f"unix:{self.nbd}") as second:
+                self.assertTrue(second.at_end())
 
     def test_quit(self):
         self.make_chain()
@@ -164,18 +208,18 @@ class ServiceManager(ServeTestCase):
         notify.bind(self.path("notify"))
         notify.settimeout(30)
         listeners = []
-        for name in ("nbd", "control"):
+        for name in ("nbd", "second", "control"):
             listener = socket.socket(socket.AF_UNIX)
             self.addCleanup(listener.close)
             listener.bind(self.path(name))
             listener.listen()
             listeners.append(listener)
         # As systemd does it: descriptors from 3 on, and the pid of the process they are meant for.
-        script = ('import os, sys; first = [int(word) for word in sys.argv[1:3]]\n'
+        script = ('import os, sys; first = [int(word) for word in sys.argv[1:4]]\n'
                   'high = [os.dup2(number, 40 + at) for at, number in enumerate(first)]\n'
                   '[os.dup2(number, 3 + at) for at, number in enumerate(high)]\n'
-                  'os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2", LISTEN_FDNAMES="nbd:control")\n'
-                  'os.execv(sys.argv[3], sys.argv[3:])')
+                  'os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="3", LISTEN_FDNAMES="nbd::control")\n'
+                  'os.execv(sys.argv[4], sys.argv[4:])')
         numbers = [str(listener.fileno()) for listener in listeners]
         process = subprocess.Popen(["python3", "-c", script, *numbers, self.weir_path, "serve", "--export", "vda", "top.qcow2"],
                                    cwd=self.folder, env={**os.environ, "NOTIFY_SOCKET": self.path("notify")},
@@ -184,7 +228,8 @@ class ServiceManager(ServeTestCase):
         self.addCleanup(process.kill)
         self.assertEqual(notify.recv(100), b"READY=1")
         self.assertEqual(process.stdout.readline(), "weir: ready\n")
-        self.assertIn(str(16 << 20), run("nbdinfo", "--size", self.uri()))
+        for path in (self.nbd, self.path("second")):
+            self.assertIn(str(16 << 20), run("nbdinfo", "--size", f"nbd+unix:///vda?socket={path}"))
         self.weir("domblklist", "-c", self.control)
         process.terminate()
         self.assertEqual(notify.recv(100), b"STOPPING=1")

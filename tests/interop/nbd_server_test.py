@@ -128,6 +128,63 @@ class Limits(ServerTest):
         with self.assertRaises(Closed):
             self.client(server).go()
 
+    def test_a_thousand_clients_against_a_limit_of_a_hundred(self):
+        server = self.serve()
+        served = [self.client(server).go() for _ in range(60)]
+        crowd = []
+        for _ in range(1000):
+            client = Client(server.addresses[0])
+            self.addCleanup(client.close)
+            crowd.append(client)
+            if len(crowd) % 100 == 0:
+                # Whoever is in is served meanwhile, and whoever hurries gets in.
+                for each in served:
+                    each.request(READ, 0, 4096, cookie=5)
+                    self.assertEqual(each.simple_reply(4096)[:2], (0, 5))
+                served.append(self.client(server).go())
+        with open(f"/proc/{server.process.pid}/status") as file:
+            self.assertLess(self.resident_kib(file), 100_000)
+        for client in crowd:
+            client.close()
+        self.assert_alive(server)
+        said = server.words()
+        self.assertEqual(said.count("100 clients are connected"), 1, said)
+
+    @staticmethod
+    def resident_kib(status):
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+
+    def test_memory_stays_bounded_whatever_sizes_are_asked_for(self):
+        server = self.serve()
+        clients = [self.client(server).go() for _ in range(50)]
+        sizes = [4096 << shift for shift in range(12)]
+        for size in sizes:
+            for client in clients:
+                client.request(READ, 0, size)
+            for client in clients:
+                self.assertEqual(client.simple_reply(size)[0], 0)
+        with open(f"/proc/{server.process.pid}/status") as file:
+            # The disk itself, what buffers are kept, and what the allocator keeps of those given back.
+            self.assertLess(self.resident_kib(file), 400_000)
+
+    def test_clients_that_do_not_read_leave_room_for_others(self):
+        server = self.serve()
+        hogs = [self.client(server).go() for _ in range(40)]
+        for hog in hogs:
+            hog.send(b"".join(hog.request_bytes(READ, 0, 1 << 20, cookie) for cookie in range(30)))
+        honest = self.client(server).go()
+        for length in (512, 4096, 1 << 20, 2 << 20):
+            honest.request(READ, 0, length)
+            self.assertEqual(honest.simple_reply(length)[0], 0)
+        with open(f"/proc/{server.process.pid}/status") as file:
+            self.assertLess(self.resident_kib(file), 500_000)
+        started = time.monotonic()
+        for hog in hogs:
+            hog.close()
+        honest.request(READ, 0, 16 << 20)
+        self.assertEqual(honest.simple_reply(16 << 20)[0], 0)
+        self.assertLess(time.monotonic() - started, 10)
+
     def test_out_of_descriptors_is_survived(self):
         def few():
             resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
@@ -162,8 +219,7 @@ class Limits(ServerTest):
             while True:
                 client.send(flood)
         with open(f"/proc/{server.process.pid}/status") as file:
-            resident = next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
-        self.assertLess(resident, 120_000)
+            self.assertLess(self.resident_kib(file), 120_000)
         self.assert_alive(server)
 
     def test_floods_of_options_leave_it_alive(self):
