@@ -56,13 +56,16 @@ outcome<void> read_limits(const given_options& given, serve_request& request) {
 
 outcome<void> read_sockets(const given_options& given, serve_request& request) {
   request.control_path = given.value("control").value_or("");
-  for (const std::string& text : given.values("nbd")) {
-    auto address = nbd::parse_listen_address(text);
-    if (address.has_error()) return usage_failure("nbd: " + address.error().what);
-    request.nbd.push_back(std::move(*address));
+  for (const auto& [option, into] : {std::pair{"nbd", &request.nbd}, {"nbd-plain", &request.plain_nbd}}) {
+    for (const std::string& text : given.values(option)) {
+      auto address = nbd::parse_listen_address(text);
+      if (address.has_error()) return usage_failure(std::string(option) + ": " + address.error().what);
+      into->push_back(std::move(*address));
+    }
   }
   request.passed = take_passed_sockets();
-  if (request.control_path.empty() && request.nbd.empty() && request.passed.empty()) {
+  if (request.control_path.empty() && request.nbd.empty() && request.plain_nbd.empty() &&
+      request.passed.empty()) {
     return usage_failure("nothing to serve on: give --nbd, --control or both");
   }
   return {};
@@ -106,6 +109,10 @@ void declare(option_set& options) {
       "files in the same place.");
   options.value("control", "SOCK", "Listen for QMP there.")
       .values("nbd", "unix:PATH|tcp:HOST:PORT", "Listen for NBD clients there. May be given several times.")
+      .values("nbd-plain", "unix:PATH|tcp:HOST:PORT",
+              "As --nbd, but without TLS beside --tls-creds, and for every client that reaches it: for a "
+              "socket that "
+              "only the guest's QEMU can open.")
       .flag("copy-on-read", "Keep what is read from backing images in the active one.")
       .flag("update-xml", "Write the domain XML back, atomically, when a job has changed a disk's chain.")
       .flag("read-only", "Open everything for reading only.")
@@ -147,7 +154,8 @@ outcome<int> run(const given_options& given) {
 verb serve_verb() {
   return {.name = "serve",
           .synopsis =
-              "[--control SOCK] [--nbd unix:PATH | tcp:HOST:PORT]... [--copy-on-read] [--read-only] "
+              "[--control SOCK] [--nbd unix:PATH | tcp:HOST:PORT]... [--nbd-plain ADDRESS]... "
+              "[--copy-on-read] [--read-only] "
               "[--update-xml] "
               "[--cache MODE] [--aio MODE] [--state DIR] [--export NAME] [--bitmap NAME]... [--tls-creds DIR "
               "[--tls-allow CLIENT=EXPORT]...] [--max-connections N] [-f FMT] DOMAIN.xml | IMAGE",

@@ -30,14 +30,14 @@ outcome<void> served_exports::publish(const export_settings& settings) {
   return server_->exports().add(std::move(entry));
 }
 
-outcome<void> served_exports::listen(const nbd::listen_address& address) {
+outcome<void> served_exports::listen_with(const nbd::listen_address& address, nbd::listener_policy policy) {
   if (!server_) {
     server_ = std::make_unique<nbd_server>(context_, settings_);
     for (const export_settings& each : entries_) {
       if (auto published = publish(each); published.has_error()) return published;
     }
   }
-  return server_->listen(address, policy_);
+  return server_->listen(address, std::move(policy));
 }
 
 outcome<void> served_exports::add_at_start(export_settings settings) {

@@ -24,7 +24,9 @@ class served_exports final : public export_control {
     policy_ = std::move(policy);
   }
   /// Listens there, with the exports there are. Starts the server.
-  outcome<void> listen(const nbd::listen_address& address);
+  outcome<void> listen(const nbd::listen_address& address) { return listen_with(address, policy_); }
+  /// The same without TLS and for every client, whatever configure() said.
+  outcome<void> listen_plainly(const nbd::listen_address& address) { return listen_with(address, {}); }
   /// As add(), for exports the command line asks for: any id, and before the server runs.
   outcome<void> add_at_start(export_settings settings);
   /// Stops the server for good and forgets the exports, without events.
@@ -42,6 +44,7 @@ class served_exports final : public export_control {
   }
 
  private:
+  outcome<void> listen_with(const nbd::listen_address& address, nbd::listener_policy policy);
   outcome<void> publish(const export_settings& settings);
   outcome<void> check_bitmaps(const export_settings& settings) const;
   void tell_deleted(const std::string& id) {

@@ -108,6 +108,9 @@ outcome<void> server::listen() {
   for (const nbd::listen_address& address : request_.nbd) {
     if (auto listening = exports_.listen(address); listening.has_error()) return listening;
   }
+  for (const nbd::listen_address& address : request_.plain_nbd) {
+    if (auto listening = exports_.listen_plainly(address); listening.has_error()) return listening;
+  }
   for (const passed_socket& passed : request_.passed) {
     if (auto listening = listen_on_passed(passed); listening.has_error()) return listening;
   }

@@ -26,12 +26,13 @@ struct serve_request {
   std::string named;  ///< DOMAIN.xml or IMAGE
   std::string control_path;
   std::vector<nbd::listen_address> nbd;
+  std::vector<nbd::listen_address> plain_nbd;  ///< without TLS, whatever the policy says
   std::vector<passed_socket> passed;
   std::string state_directory;
   std::optional<std::string> export_name;  ///< of a plain image; none: the empty name
   std::vector<std::string> bitmaps;        ///< shown by each export whose active image has one of that name
   nbd_server_settings limits;
-  nbd::listener_policy policy;  ///< of every NBD socket of the command line
+  nbd::listener_policy policy;  ///< of the NBD sockets of the command line, but for plain_nbd
   image_settings image;
   bool copy_on_read = false;
   bool update_xml = false;  ///< write the domain XML back when a chain has changed

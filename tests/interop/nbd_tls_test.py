@@ -1,13 +1,14 @@
 """NBD over TLS: certificates and pre-shared keys, with the clients people use; who is kept out, and why it says so."""
 import json
 import os
+import random
 import socket
 import ssl
 import stat
 import unittest
 
 from nbd_client import (ABORT, ACK, ERR_INVALID, ERR_POLICY, ERR_TLS_REQD, ERR_UNKNOWN, EXPORT_NAME, GO, INFO, LIST, READ,
-                        SET_CONTEXT, STARTTLS, STRUCTURED, Client, Closed, tls_context)
+                        SET_CONTEXT, STARTTLS, STRUCTURED, WRITE, Client, Closed, NbdTestServer, tls_context)
 from tools import run
 from weir_cli import CliTestCase, QmpClient
 
@@ -91,6 +92,12 @@ class Peers(TlsTestCase):
         # The front without TLS, its image behind a private authority.
         self.serve("--nbd", f"unix:{other}", "--image-tls-creds", "creds", "-f", "raw", f"nbds://localhost:{self.port}/d")
         self.qemu_io(f"nbd+unix:///?socket={other}", "read -P 5 1M 1M", image_format="raw")
+
+    def test_a_plain_socket_beside_tls(self):
+        plain = self.path("plain.sock")
+        self.start("--nbd-plain", f"unix:{plain}", "--tls-allow", "bob=d")
+        self.qemu_io(f"nbd+unix:///d?socket={plain}", "read -P 5 1M 1M", image_format="raw")
+        self.assertIn("TLS", run("nbdinfo", f"nbd+unix:///d?socket={self.nbd}", expected=(1,)))
 
     def test_a_guests_long_transfers(self):
         """Requests of every size at depth, in both directions at a time."""
@@ -212,6 +219,82 @@ class KeptOut(TlsTestCase):
         client = self.client()
         client.start_tls()
         self.assertTrue(client.at_end())
+
+
+class Hostile(TlsTestCase):
+    """The server alone (tests/support/nbd_test_server.cpp), so that it can run under the sanitizers."""
+
+    def setUp(self):
+        super().setUp()
+        self.server = NbdTestServer(self.folder, f"--tls={self.creds}", "--linger-ms=500", f"d=memory:{SIZE}").start()
+        self.addCleanup(self.server.kill)
+        self.nbd = self.server.socket
+        self.random = random.Random(int(os.environ.get("WEIR_SEED", "1")))
+
+    def secured(self):
+        client = self.client()
+        client.start_tls(tls_context(self.creds))
+        return client
+
+    def assert_alive(self):
+        client = self.secured().go(b"d")
+        client.request(READ, 0, 512, cookie=1)
+        self.assertEqual(client.simple_reply(512), (0, 1, bytes(512)))
+
+    def test_garbage_in_every_phase_of_tls(self):
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        hello = tls_context(self.creds).wrap_bio(incoming, outgoing, server_hostname="localhost")
+        with self.assertRaises(ssl.SSLWantReadError):
+            hello.do_handshake()
+        genuine = outgoing.read()
+        for _ in range(60):
+            broken = bytearray(genuine)
+            for _ in range(self.random.randrange(1, 8)):
+                broken[self.random.randrange(len(broken))] = self.random.randrange(256)
+            client = self.client()
+            client.start_tls()
+            client.send(bytes(broken[:self.random.randrange(1, len(broken) + 1)]))
+            if self.random.random() < 0.5:
+                client.send(self.random.randbytes(2000))
+            client.close()
+        self.assert_alive()
+
+    def test_a_damaged_record_ends_the_session(self):
+        client = self.secured().go(b"d")
+        plain = client.socket.detach()
+        with socket.socket(fileno=plain) as raw:
+            raw.sendall(b"\x17\x03\x03\x00\x40" + bytes(64))
+            raw.settimeout(20)
+            while raw.recv(4096):
+                pass
+        self.assert_alive()
+
+    def test_disconnects_with_everything_in_flight(self):
+        for _ in range(20):
+            client = self.secured().go(b"d")
+            client.send(b"".join(client.request_bytes(READ, 0, 1 << 20, cookie) for cookie in range(self.random.randrange(10)))
+                        + client.request_bytes(WRITE, 0, 1 << 20) + bytes(self.random.randrange(1 << 20)))
+            client.close()
+        self.assert_alive()
+
+    def test_a_peer_that_never_reads_and_a_stop(self):
+        stalled = self.secured().go(b"d")
+        stalled.send(b"".join(stalled.request_bytes(READ, 0, 1 << 20, cookie) for cookie in range(100)))
+        half = self.client()
+        half.start_tls()
+        idle = self.secured().go(b"d")
+        self.server.stop(timeout=10)
+        self.assertTrue(idle.at_end())
+
+    def test_large_transfers_keep_every_byte(self):
+        client = self.secured().go(b"d", structured=True)
+        data = self.random.randbytes(3 << 20)
+        client.request(WRITE, 12345, len(data), payload=data)
+        self.assertEqual(client.simple_reply()[0], 0)
+        client.send(b"".join(client.request_bytes(READ, 12345, len(data), cookie) for cookie in range(8)))
+        for _ in range(8):
+            flags, kind, _, payload = client.chunk()
+            self.assertEqual((flags, kind, payload[8:] == data), (1, 1, True))
 
 
 class AllowLists(TlsTestCase):

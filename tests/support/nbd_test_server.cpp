@@ -3,7 +3,7 @@
 //   nbd_test_server [OPTION…] ADDRESS… NAME=SOURCE…
 //
 // ADDRESS: unix:PATH, tcp:HOST:PORT, fd:N.  SOURCE: memory:BYTES or raw:PATH.
-// OPTION: --read-only, --handshake-ms=N, --linger-ms=N, --most-connections=N.
+// OPTION: --tls=DIR, --read-only, --handshake-ms=N, --linger-ms=N, --most-connections=N.
 // Prints "ready ADDRESS…" when it listens; stops on SIGTERM.
 #include "engine/block/disk.hpp"
 #include "engine/nbd/nbd_server.hpp"
@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -46,6 +47,7 @@ std::uint64_t number(std::string_view text) {
 struct command_line {
   bool read_only = false;
   nbd_server_settings server;
+  nbd::listener_policy policy;
   std::vector<nbd::listen_address> addresses;
   std::vector<std::pair<std::string, std::string>> exports;
 };
@@ -54,6 +56,10 @@ bool take_option(std::string_view text, command_line& into) {
   const std::string_view value = text.substr(std::min(text.find('=') + 1, text.size()));
   if (text == "--read-only") {
     into.read_only = true;
+  } else if (text.starts_with("--tls=")) {
+    const auto loaded = nbd::tls_credentials::load(std::string(value));
+    if (!loaded) fail(loaded.error().what);
+    into.policy.credentials = *loaded;
   } else if (text.starts_with("--handshake-ms=")) {
     into.server.connection.handshake_timeout = std::chrono::milliseconds(number(value));
   } else if (text.starts_with("--linger-ms=")) {
@@ -105,7 +111,7 @@ class world {
       if (!added) fail(added.error().what);
     }
     for (const nbd::listen_address& address : asked.addresses) {
-      const auto listening = server.listen(address);
+      const auto listening = server.listen(address, asked.policy);
       if (!listening) fail(listening.error().what);
     }
     std::string ready = "ready";
@@ -156,6 +162,7 @@ class world {
 
 int main(int argc, char** argv) {
   const command_line asked = parse(std::span(argv, static_cast<std::size_t>(argc)).subspan(1));
+  std::signal(SIGPIPE, SIG_IGN);
   boost::asio::io_context io(1);
   world served(io);
   boost::asio::co_spawn(io, served.serve(asked), [&io](std::exception_ptr thrown) {
