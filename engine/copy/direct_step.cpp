@@ -1,6 +1,7 @@
 #include "engine/copy/direct_step.hpp"
 
 #include "engine/base/zero_scan.hpp"
+#include "engine/block/bitmap_store.hpp"
 #include "engine/block/gather.hpp"
 #include "engine/storage/positional_io.hpp"
 
@@ -39,6 +40,8 @@ result<void> write_runs(int descriptor, std::uint64_t host_offset, std::span<con
 task<direct_step> copy_directly(disk& from, disk& to, byte_range range, std::span<std::byte> buffer,
                                 std::uint64_t granularity) {
   image& target = *to.chain().active().image;
+  bitmap_store* const bitmaps = target.bitmaps();
+  if (bitmaps != nullptr && bitmaps->records()) co_return direct_step{};
   const result<std::optional<mapping>> place = co_await find_place(target, range);
   if (!place) co_return direct_step{.culprit = &to, .error = place.error()};
   if (!*place) co_return direct_step{};

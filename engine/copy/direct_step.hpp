@@ -1,6 +1,6 @@
 // One step of a copy that a single worker does from end to end: it reads by descriptor, finds zeros, and writes by
 // descriptor what is not zero, while the bytes are still in its cache. For targets whose place is known before the
-// data is: raw images, preallocated ones.
+// data is: raw images, preallocated ones. Bitmaps that record want to be told, and are by the other way.
 #pragma once
 
 #include "engine/base/buffer_pool.hpp"
@@ -16,7 +16,8 @@
 namespace weir {
 
 struct direct_step {
-  bool done = false;  ///< false: the target's place is not one extent in place behind a descriptor
+  bool done =
+      false;  ///< false: the target's place is not one extent in place behind a descriptor, or bitmaps record
   std::vector<byte_range> copied = {};  ///< what is not zero: absolute, in multiples of the granularity
   const disk* culprit = nullptr;        ///< the disk that failed, and how
   error_code error = {};

@@ -37,8 +37,9 @@ struct disk_copy_tally {
   std::uint64_t zero_bytes = 0;    ///< known or found to be zero
 };
 
-/// Precondition: neither disk's chain changes meanwhile, and nobody watches `to`; to.size() >= from.size(); what the target has beyond is left alone.
-/// Does not flush the target. Failures name the disk and the offset.
+/// Precondition: neither disk's chain changes meanwhile; nobody watches `to` but the bitmaps of its own image;
+/// to.size() >= from.size(); what the target has beyond is left alone. Does not flush the target. Failures name the
+/// disk and the offset.
 task<outcome<disk_copy_tally>> copy_disk(disk& from, disk& to, disk_copy_options options);
 
 }  // namespace weir

@@ -140,6 +140,22 @@ class Bitmaps(CliTestCase):
         self.assertIn("No errors", self.qemu_img("check", "a.qcow2"))
         self.assertEqual(self.dirty("b", 65536), set(range(32, 48)))
 
+    def test_copies_into_an_image_are_recorded(self):
+        """Where the target has its clusters already, copies write in place."""
+        for target in ("cluster_size=64k,preallocation=metadata", "cluster_size=64k"):
+            with self.subTest(target=target):
+                self.create(target)
+                self.weir("bitmap", "--add", "a.qcow2", "b")
+                self.qemu_img("create", "-q", "-f", "qcow2", "-b", "a.qcow2", "-F", "qcow2", "top.qcow2")
+                self.qemu_io("top.qcow2", "write -P 7 1M 192k", "write -P 7 9M 1k", "write -z 10M 64k")
+                self.weir("commit", "top.qcow2")
+                self.assertEqual(self.dirty("b", 65536), {16, 17, 18, 144, 160})
+                self.weir("bitmap", "--clear", "a.qcow2", "b")
+                self.qemu_img("create", "-q", "-f", "raw", "source.raw", str(SIZE))
+                self.qemu_io("source.raw", "write -P 8 3M 128k", "write -P 8 12M 4k", image_format="raw")
+                self.weir("convert", "-n", "-f", "raw", "-O", "qcow2", "source.raw", "a.qcow2")
+                self.assertLessEqual({48, 49, 192}, self.dirty("b", 65536))
+
     def test_actions_go_in_order_and_all_or_none(self):
         self.create()
         self.weir("bitmap", "--add", "-g", "4k", "a.qcow2", "fine")
