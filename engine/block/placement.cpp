@@ -16,12 +16,6 @@ constexpr std::uint64_t fill_piece_bytes = 1 * MiB;
 /// Up to here head, data and tail go out as one write from one buffer.
 constexpr std::uint64_t joined_write_bytes = 256 * KiB;
 
-/// Grains beyond those asked for move along: until they are published, others may wait for them who have a
-/// buffer of the pool, so what they need must not come from there.
-bool moves_others(const image& into, const allocation& where) {
-  return where.head.length >= into.grain() || where.tail.length >= into.grain();
-}
-
 /// Where one piece of a run goes: an extent in place, pinned, or a new allocation.
 struct target_piece {
   std::optional<allocation> reserved;
@@ -39,7 +33,17 @@ task<void> release_all(image& into, std::span<const target_piece> pieces) {
   }
 }
 
-/// Data, head and tail of grains that move; neither edge is longer than a cluster.
+/// Only a part of a cluster, or grains beyond those asked for: others may wait until it is published, the caller
+/// himself if he allocates next to it, and those who have a buffer of the pool. See image::allocate.
+bool may_be_waited_for(const image& into, const allocation& where) {
+  const std::uint64_t grain = into.grain();
+  if (where.head.length >= grain || where.tail.length >= grain) return true;
+  const std::optional<unit_encoding> form = into.encoding();
+  return form && form->unit_bytes > grain && align_outward(where.guest, form->unit_bytes) != where.guest;
+}
+
+/// Data, head and tail of grains that move; neither edge is longer than a cluster. Others who have a buffer of the
+/// pool may wait until they are published, so what is needed must not come from there.
 task<result<void>> write_moved(write_context context, const allocation& where,
                                std::span<const std::byte> data) {
   storage& target = context.layers.active().image->storage_at(where.storage_index);
@@ -82,7 +86,7 @@ task<result<target_piece>> find_or_reserve(write_context context, placed_run run
   const byte_range wanted{run.guest.offset, here.length};
   const result<allocation> where = co_await into.allocate(wanted);
   if (!where) co_return where.error();
-  if (moves_others(into, *where)) {
+  if (may_be_waited_for(into, *where)) {
     const result<std::uint64_t> placed = co_await place_moved(context, *where, run.data);
     if (!placed) co_return placed.error();
     co_return target_piece{std::nullopt, {}, 0, 0, run.data.first(*placed), true};
@@ -221,7 +225,7 @@ task<result<void>> write_joined(write_context context, const allocation& where,
 
 task<result<void>> write_parts(write_context context, const allocation& where,
                                std::span<const std::byte> data) {
-  if (moves_others(*context.layers.active().image, where))
+  if (may_be_waited_for(*context.layers.active().image, where))
     co_return co_await write_moved(context, where, data);
   const bool whole = where.head.empty() && where.tail.empty();
   if (!whole && where.guest.length <= joined_write_bytes)
