@@ -1,6 +1,7 @@
 #include "cli/image_options.hpp"
 #include "cli/verbs.hpp"
 #include "engine/block/bitmap_store.hpp"
+#include "engine/block/cluster_bytes.hpp"
 
 #include <algorithm>
 #include <array>
@@ -34,11 +35,7 @@ outcome<bitmap_store*> bitmaps_of(image& opened, const std::string& name) {
 
 /// A cluster, but 4 KiB to 64 KiB, as QEMU chooses.
 std::uint64_t default_granularity(const image& opened) {
-  std::uint64_t cluster_size = opened.grain();
-  for (const image_fact& fact : opened.facts()) {
-    if (fact.key == "cluster-size") cluster_size = std::get<std::uint64_t>(fact.value);
-  }
-  return std::clamp(cluster_size, smallest_default_granularity, largest_default_granularity);
+  return std::clamp(cluster_bytes(opened), smallest_default_granularity, largest_default_granularity);
 }
 
 /// The bits of a bitmap of another image.

@@ -1,6 +1,7 @@
 #include "engine/control/image_info.hpp"
 
 #include "engine/block/bitmap_store.hpp"
+#include "engine/block/cluster_bytes.hpp"
 #include "engine/block/snapshot_store.hpp"
 
 #include <sys/stat.h>
@@ -51,14 +52,6 @@ json::object format_specific(image& described) {
   return {{"type", described.format()}, {"data", std::move(data)}};
 }
 
-/// A cluster, where that is more than the unit of allocation; formats tell it as a fact.
-std::uint64_t cluster_size(const image& described) {
-  for (const image_fact& fact : described.facts()) {
-    if (fact.key == cluster_size_key) return std::get<std::uint64_t>(fact.value);
-  }
-  return described.grain();
-}
-
 /// Formats that can be dirty tell it as a fact.
 bool is_dirty(const image& described) {
   for (const image_fact& fact : described.facts()) {
@@ -74,7 +67,7 @@ json::object image_info(const layer& described, const layer* below) {
   json::object info{{"virtual-size", opened.virtual_size()},
                     {"filename", describe(described.model.source)},
                     {"format", opened.format()}};
-  if (opened.grain() > 1) info["cluster-size"] = cluster_size(opened);
+  if (opened.grain() > 1) info[cluster_size_key] = cluster_bytes(opened);
   if (const auto allocated = allocated_bytes(described)) info["actual-size"] = *allocated;
   json::array snapshots = snapshot_list(opened);
   if (!snapshots.empty()) info["snapshots"] = std::move(snapshots);

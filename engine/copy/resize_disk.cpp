@@ -1,5 +1,7 @@
 #include "engine/copy/resize_disk.hpp"
 
+#include "engine/block/cluster_bytes.hpp"
+
 #include <algorithm>
 #include <vector>
 
@@ -8,14 +10,19 @@ namespace {
 
 constexpr std::uint64_t zero_step_bytes = 1 * MiB;
 
-/// Where reading could show anything but zeros after growing.
-byte_range stale_part(const disk& changed, std::uint64_t old_size) {
-  const std::uint64_t size = changed.size();
+/// Where the cluster at the old end is over, or the new end.
+std::uint64_t cluster_end(const image& of, std::uint64_t old_size, std::uint64_t size) {
+  return std::min(align_up(old_size, cluster_bytes(of)), size);
+}
+
+/// To where reading could show anything but zeros after growing to `size`: what the cluster at the old end held before
+/// an earlier shrinking, what a longer backing image holds.
+std::uint64_t stale_end(const disk& changed, std::uint64_t old_size, std::uint64_t size) {
+  const image& active = *changed.chain().active().image;
   for (const std::shared_ptr<layer>& each : changed.chain().layers()) {
-    const bool is_backing = each->image.get() != changed.chain().active().image.get();
-    if (is_backing && each->image->virtual_size() > old_size) return range_between(old_size, size);
+    if (each->image.get() != &active && each->image->virtual_size() > old_size) return size;
   }
-  return range_between(old_size, std::min(align_up(old_size, changed.grain()), size));
+  return cluster_end(active, old_size, size);
 }
 
 task<result<void>> write_zeros(storage& into, byte_range range) {
@@ -57,7 +64,9 @@ task<result<std::uint64_t>> preallocate_some(image& into, byte_range range, prea
   if (!reserved) co_return reserved.error();
   const byte_range host{reserved->host_offset, reserved->guest.length};
   result<void> done;
-  if (mode != preallocation::metadata || !reserved->host_is_zero) {
+  // Something that is in use would become zero.
+  if (!reserved->head.empty() || !reserved->tail.empty()) done = errc::corrupt_image;
+  if (done && (mode != preallocation::metadata || !reserved->host_is_zero)) {
     done = co_await prepare(into.storage_at(reserved->storage_index), host, mode);
   }
   if (done) done = co_await into.publish(*reserved);
@@ -70,8 +79,6 @@ task<result<std::uint64_t>> preallocate_some(image& into, byte_range range, prea
 }
 
 task<result<void>> preallocate(image& into, byte_range range, preallocation mode) {
-  // What lies in the last old cluster is mapped, or stays as it is.
-  range = range_between(std::min(align_up(range.offset, into.grain()), range.end()), range.end());
   while (!range.empty()) {
     const result<std::uint64_t> done = co_await preallocate_some(into, range, mode);
     if (!done) co_return done.error();
@@ -87,14 +94,12 @@ task<outcome<void>> resize_disk(disk& changed, std::uint64_t size, preallocation
   const std::uint64_t old_size = active.virtual_size();
   const outcome<void> resized = co_await active.resize(size);
   if (!resized || size <= old_size) co_return resized;
-  result<void> done;
-  const byte_range stale = stale_part(changed, old_size);
-  if (!stale.empty()) {
-    const zero_flags punch;
-    done = co_await changed.zero(stale, punch);
-  }
-  const byte_range gained = range_between(old_size, size);
-  if (done && mode != preallocation::off) done = co_await preallocate(active, gained, mode);
+  const zero_flags punch;
+  result<void> done =
+      co_await changed.zero(range_between(old_size, stale_end(changed, old_size, size)), punch);
+  // The cluster at the old end stays as it is: part of it is in use.
+  const byte_range unused = range_between(cluster_end(active, old_size, size), size);
+  if (done && mode != preallocation::off) done = co_await preallocate(active, unused, mode);
   if (done) done = co_await changed.flush();
   if (!done) co_return make_failure(done.error(), changed.name());
   co_return outcome<void>{};

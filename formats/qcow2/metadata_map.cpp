@@ -21,6 +21,11 @@ void cluster_set::erase(std::uint64_t offset) {
   if (at != offsets_.end() && *at == offset) offsets_.erase(at);
 }
 
+void cluster_set::erase(std::vector<std::uint64_t> offsets) {
+  std::ranges::sort(offsets);
+  std::erase_if(offsets_, [&](std::uint64_t member) { return std::ranges::binary_search(offsets, member); });
+}
+
 bool cluster_set::contains(std::uint64_t offset) const noexcept {
   return std::ranges::binary_search(offsets_, offset);
 }

@@ -20,6 +20,8 @@ class cluster_set {
   bool has_duplicates() const noexcept { return has_duplicates_; }
   void insert(std::uint64_t offset);
   void erase(std::uint64_t offset);
+  /// Many at once, in any order.
+  void erase(std::vector<std::uint64_t> offsets);
   bool contains(std::uint64_t offset) const noexcept;
   /// Lowest member in [from, end).
   std::optional<std::uint64_t> first_in(std::uint64_t from, std::uint64_t end) const noexcept;

@@ -27,6 +27,7 @@
 #include <cstdint>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 namespace weir::qcow2 {
 
@@ -103,10 +104,12 @@ class writer {
   bool is_moving(byte_range range, std::uint64_t clusters) const noexcept;
   void drop_what(const raw_l2_entry& old, const raw_l2_entry& now);
   task<outcome<void>> grow(std::uint64_t size);
+  task<result<void>> clear_last_cluster();
   task<outcome<void>> shrink(std::uint64_t size);
   task<result<void>> move_l1(std::uint64_t count);
   task<result<void>> record_size(std::uint64_t size);
   task<result<void>> forget(cluster_run guest);
+  task<result<void>> forget_range(cluster_run guest, std::vector<std::uint64_t>& gone);
   task<result<void>> forget_table(std::uint64_t l1_index, std::uint64_t table);
   task<result<void>> forget_entries(std::uint64_t l1_index, byte_range guest);
   task<result<void>> trim();

@@ -1,9 +1,9 @@
 // Changes of the virtual size, and of everything at once.
 //
-// Growing: what L2 entries say behind the end of the disk is forgotten; a larger L1 table is written beside the old
-// one and made durable; one write of the header's first sector switches size and table; the old table's clusters
-// become free. Shrinking: the header first, then what lies behind the new end is forgotten. A power loss leaves the
-// old disk or the new one, and at worst clusters that nothing uses.
+// Growing: what L2 entries say behind the end of the disk is forgotten, durably, before a larger L1 table takes the
+// place of the one that says so; that is written beside the old one and made durable; one write of the header's first sector switches size and table; the old table's clusters become
+// free. Shrinking: the header first, then what lies behind the new end is forgotten. A power loss leaves the old disk
+// or the new one, and at worst clusters that nothing uses.
 //
 // Nothing else is in flight meanwhile (image.hpp). The L1 table never gets smaller.
 #include "engine/base/endian.hpp"
@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <array>
+#include <vector>
 
 namespace weir::qcow2 {
 
@@ -48,7 +49,9 @@ task<outcome<void>> writer::grow(std::uint64_t size) {
                            shape_.clusters_for(tables_.l1.size() * entry_bytes)};
   const std::uint64_t old_count = tables_.l1.size();
   const bool moves = tables > old_count;
+  if (done && moves) done = co_await flush_all();
   if (done && moves) done = co_await move_l1(tables);
+  if (done) done = co_await clear_last_cluster();
   if (done) done = co_await flush_all();
   if (done) done = co_await record_size(size);
   // Which table the header names is not known then: nothing may change any more.
@@ -79,6 +82,15 @@ task<result<void>> writer::make_empty() {
   if (done) done = co_await trim();
   if (done) co_await give_up_data({0, tables_.head.virtual_size});
   co_return done;
+}
+
+/// What the cluster at the end held behind it before the disk was shortened reads as zero, while nobody sees it. A part
+/// of a compressed cluster cannot: it is left to the caller. A data file ends where the disk does.
+task<result<void>> writer::clear_last_cluster() {
+  const std::uint64_t first = align_up(tables_.head.virtual_size, shape_.grain_size());
+  const byte_range behind = range_between(first, align_up(first, shape_.cluster_size()));
+  if (shape_.external_data) co_return result<void>{};
+  co_return co_await change_entries(behind, entry_change::discard);
 }
 
 /// A larger L1 table in a place of its own; the header still names the old one.
@@ -115,6 +127,15 @@ task<result<void>> writer::record_size(std::uint64_t size) {
 
 /// The guest clusters become unallocated; tables that map nothing else go. Precondition: nothing is dirty.
 task<result<void>> writer::forget(cluster_run guest) {
+  std::vector<std::uint64_t> gone;
+  const result<void> done = co_await forget_range(guest, gone);
+  // No flush was between, so none of them can have been given away as data.
+  tables_.metadata.l2_tables.erase(std::move(gone));
+  co_return done;
+}
+
+/// Says which tables are gone.
+task<result<void>> writer::forget_range(cluster_run guest, std::vector<std::uint64_t>& gone) {
   const std::uint64_t per_table = shape_.table_entries();
   for (std::uint64_t at = guest.first; at < guest.end();) {
     const std::uint64_t l1_index = at / per_table;
@@ -124,6 +145,7 @@ task<result<void>> writer::forget(cluster_run guest) {
     result<void> done;
     if (*table != 0 && end - at == per_table) {
       done = co_await forget_table(l1_index, *table);
+      if (done) gone.push_back(*table);
     } else if (*table != 0) {
       const byte_range part{shape_.offset_of(at), shape_.offset_of(end - at)};
       done = co_await forget_entries(l1_index, part);
@@ -136,18 +158,21 @@ task<result<void>> writer::forget(cluster_run guest) {
 
 /// A whole table and what it maps.
 task<result<void>> writer::forget_table(std::uint64_t l1_index, std::uint64_t table) {
+  // All of it is read before any of it is given up: the entry goes with what it leads to, or nothing does.
+  std::vector<cluster_run> named;
   for (std::uint64_t slice = table; slice < table + shape_.cluster_size(); slice += shape_.slice_size()) {
     const result<void> there = co_await fetch(slice);
     if (!there) co_return there.error();
     const std::byte* entries = tables_.l2.find(slice);
     for (std::uint64_t index = 0; index < shape_.slice_entries(); ++index) {
       const raw_l2_entry raw = load_l2_entry(entries + index * shape_.l2_entry_bytes(), shape_);
-      drop_what(raw, raw_l2_entry{});
+      const l2_entry entry = decode_l2_entry(raw, shape_);
+      if (tables_.is_sound(entry)) named.push_back(referenced_clusters(entry, shape_));
     }
   }
+  for (const cluster_run run : named) clusters_.drop(run);
   tables_.l2.forget({table, shape_.cluster_size()});
   tables_.l1.set(l1_index, 0);
-  tables_.metadata.l2_tables.erase(table);
   clusters_.drop({shape_.cluster_of(table), 1});
   co_return result<void>{};
 }

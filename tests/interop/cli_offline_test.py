@@ -210,6 +210,37 @@ class Resize(OfflineCase):
                         self.assertGreaterEqual(os.stat(self.path("image")).st_blocks * 512, 8 * MIB)
                     self.qemu_io("image", "read -P 0 0 9M", image_format=image_format)
 
+    def packed_or_shared(self, kind, size=100 << 10):
+        """An image with subclusters whose clusters move as a whole when they are written, and its content."""
+        self.write("reference.raw", (b"%d: text that packs well\n" % size * size)[:size])
+        compression = ["-c"] if kind == "compressed" else []
+        self.qemu_img("convert", "-q", *compression, "-f", "raw", "-O", "qcow2", "-o", "extended_l2=on", "reference.raw",
+                      "image")
+        if kind == "shared":
+            self.qemu_img("snapshot", "-c", "one", "image")
+
+    def test_preallocation_keeps_the_cluster_at_the_old_end(self):
+        for kind in ("compressed", "shared", "plain"):
+            for mode in ("metadata", "falloc", "full"):
+                with self.subTest(kind=kind, mode=mode):
+                    self.packed_or_shared(kind)
+                    self.weir("resize", "--preallocation", mode, "image", "+1M")
+                    os.truncate(self.path("reference.raw"), (100 << 10) + MIB)
+                    self.qemu_img("compare", "-f", "raw", "-F", "qcow2", "reference.raw", "image")
+                    self.check("image")
+
+    def test_what_was_cut_off_stays_away(self):
+        for kind in ("compressed", "plain"):
+            for size in ("10K", "9K", "70K"):
+                with self.subTest(kind=kind, size=size):
+                    self.packed_or_shared(kind)
+                    self.weir("resize", "--shrink", "image", size)
+                    self.weir("resize", "image", "+1M")
+                    os.truncate(self.path("reference.raw"), int(size[:-1]) << 10)
+                    os.truncate(self.path("reference.raw"), (int(size[:-1]) << 10) + MIB)
+                    self.qemu_img("compare", "-f", "raw", "-F", "qcow2", "reference.raw", "image")
+                    self.check("image")
+
     def test_refusals(self):
         self.qemu_img("create", "-q", "-f", "qcow2", "image", "4M")
         before = self.read("image")
@@ -344,6 +375,21 @@ class Commit(OfflineCase):
         self.weir("commit", "top")
         self.assertEqual(self.content("base", "qcow2"), before)
         self.check("base", "top")
+
+    def test_into_subclusters_shared_with_a_snapshot(self):
+        for first, length in ((0, 20), (0, 8), (4, 80), (2, 4)):
+            with self.subTest(first=first, length=length):
+                self.qemu_img("create", "-q", "-f", "qcow2", "-o", "extended_l2=on", "base", "1M")
+                self.qemu_io("base", "write -P 1 0 8k", "write -P 4 64k 12k")
+                self.qemu_img("snapshot", "-c", "one", "base")
+                self.qemu_img("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "-o", "extended_l2=on", "top")
+                self.qemu_io("top", f"write -P 2 {first}k {length}k")
+                before = self.content("top", "qcow2")
+                self.weir("commit", "top")
+                self.assertEqual(self.content("base", "qcow2"), before)
+                self.check("base")
+                self.qemu_img("snapshot", "-a", "one", "base")
+                self.qemu_io("base", "read -P 1 0 8k", "read -P 0 8k 56k", "read -P 4 64k 12k", "read -P 0 76k 948k")
 
     def test_a_short_image_between_hides_the_base(self):
         self.qemu_img("create", "-q", "-f", "raw", "base", "4M")

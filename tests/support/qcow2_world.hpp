@@ -6,6 +6,7 @@
 
 #include "engine/base/endian.hpp"
 #include "engine/block/bitmap_store.hpp"
+#include "engine/block/cluster_bytes.hpp"
 #include "engine/block/image.hpp"
 #include "engine/block/snapshot_store.hpp"
 #include "engine/storage/simulated_storage.hpp"
@@ -233,6 +234,7 @@ class qcow2_world {
 
   /// The unit around a sector, compressed, where that can be; published or given back.
   void write_encoded(std::uint64_t around, bool publish) {
+    if (!image_->encoding()) return;
     const std::uint64_t unit_bytes = image_->encoding()->unit_bytes;
     const std::uint64_t begin = align_down(around * world_sector, unit_bytes);
     const byte_range unit = intersection({begin, unit_bytes}, {0, size_});
@@ -271,11 +273,21 @@ class qcow2_world {
     }
     size_ = size;
     other_size_.reset();
-    const std::uint64_t rounded = std::min(align_up(old_size, image_->encoding()->unit_bytes), size);
+    const std::uint64_t rounded = std::min(align_up(old_size, cluster_bytes(*image_)), size);
     std::vector<sector_oracle::tag> values(static_cast<std::size_t>(size / world_sector));
     for (std::size_t sector = 0; sector < values.size(); ++sector) values[sector] = backing_tag(sector);
     oracle_.resize(values.size(), values, static_cast<std::size_t>(rounded / world_sector));
     if (rounded > old_size) zero(old_size / world_sector, (rounded - old_size) / world_sector);
+  }
+
+  /// The header ends the disk at `size`; the tables still say something behind it, as after a snapshot with machine
+  /// state. Precondition: closed, nothing unsynced, the disk is longer.
+  void cut_header(std::uint64_t size) {
+    std::vector<std::byte> field(8);
+    store_big(field.data(), size);
+    disk_.load(24, field);
+    size_ = size;
+    oracle_.resize(static_cast<std::size_t>(size / world_sector), {}, 0);
   }
 
   /// Everything shows the backing image again.
