@@ -124,7 +124,7 @@ task<outcome<bool>> image_check::recover() {
   if (!done) co_return done.error();
   const result<void> looked = co_await mender_.look();
   if (!looked) co_return make_failure(looked.error(), survey_.file().location());
-  if (log_.report.check_errors > 0 || mender_.shared_count() > 0) co_return false;
+  if (log_.report.check_errors > 0 || mender_.shared_count() > 0 || stored_.overflows()) co_return false;
   done = co_await repair_all();
   if (!done) co_return done.error();
   co_return true;

@@ -63,7 +63,8 @@ bool count_rebuild::find_place(std::uint64_t clusters) {
   return false;
 }
 
-/// Table and blocks count themselves, so more blocks may need more blocks.
+/// Table and blocks count themselves, so more blocks may need more blocks; and in another place others may be needed.
+/// The room never gets smaller from one try to the next, so that there is a last one.
 outcome<void> count_rebuild::plan() {
   if (!survey_.file().capabilities().can_grow && !survey_.complete) {
     return refuse("nobody knows which clusters are free, and its storage cannot grow");
@@ -76,8 +77,9 @@ outcome<void> count_rebuild::plan() {
     if (shape_.offset_of(table_clusters_) > largest_refcount_table_bytes) {
       return refuse("the refcount table would be too big");
     }
-    if (table_clusters_ + blocks_.size() == clusters) return outcome<void>{};
-    clusters = table_clusters_ + blocks_.size();
+    const std::uint64_t needed = table_clusters_ + blocks_.size();
+    if (needed <= clusters) return outcome<void>{};
+    clusters = needed;
   }
 }
 

@@ -46,14 +46,14 @@ task<outcome<void>> reference_survey::run() {
 // Metadata
 
 /// Metadata of which there is one reference; it shares its clusters with nothing.
-void reference_survey::claim(byte_range host, const std::string& what) {
-  if (host.empty()) return;
+bool reference_survey::claim(byte_range host, const std::string& what) {
+  if (host.empty()) return true;
   const std::uint64_t first = shape_.cluster_of(host.offset);
   const std::uint64_t end = first + shape_.clusters_for(host.length);
   if (end > rules_.file_clusters) {
     log_.corruption(what + at_text(host.offset) + " ends past the end of the file");
     complete = false;
-    return;
+    return false;
   }
   bool shared = false;
   for (std::uint64_t cluster = first; cluster < end; ++cluster) {
@@ -61,9 +61,10 @@ void reference_survey::claim(byte_range host, const std::string& what) {
     counts.add(cluster);
     counts.set_metadata(cluster, true);
   }
-  if (!shared) return;
+  if (!shared) return true;
   log_.corruption(what + at_text(host.offset) + " overlaps other metadata; this cannot be repaired");
   complete = false;
+  return false;
 }
 
 bool reference_survey::claim_counts(byte_range host) {
@@ -89,9 +90,7 @@ void reference_survey::drop_counts(byte_range host) {
 task<result<void>> reference_survey::read_l1(l1_place place, std::string owner) {
   if (place.count == 0) co_return result<void>{};
   const byte_range table{place.offset, place.count * entry_bytes};
-  const bool was_complete = std::exchange(complete, true);
-  claim(table, owner);
-  const bool alone = std::exchange(complete, was_complete && complete);
+  const bool alone = claim(table, owner);
   // One that overlaps another would have its entries followed twice.
   if (!alone && !place.active) co_return result<void>{};
   l1_tables.push_back(place);

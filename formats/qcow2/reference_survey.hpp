@@ -3,7 +3,8 @@
 // What the refcounts themselves take is added by stored_counts.hpp.
 //
 // Each L2 table is read once, however many L1 entries name it: what it names counts as often. So snapshots that
-// share tables cost nothing, and a small hostile file cannot ask for much work.
+// share tables cost nothing. Other tables are read only where nothing else lies: so the work is in proportion to the
+// file, and a small hostile one cannot ask for much.
 //
 // Faults go to the log. Where a fault may hide references (a table that cannot be found or read), the survey is
 // not complete, and a count that seems too high must not be lowered.
@@ -63,7 +64,9 @@ class reference_survey {
   check_log& log() noexcept { return log_; }
 
  private:
-  void claim(byte_range host, const std::string& what);
+  /// False if it overlaps other metadata or ends past the file: whoever it belongs to is told, and nothing in it may
+  /// be followed, or a small file could name one table again and again.
+  bool claim(byte_range host, const std::string& what);
 
   task<result<void>> read_l1(l1_place place, std::string owner);
   void note_l1_entry(std::uint64_t raw, std::uint64_t index, const l1_place& place, const std::string& owner);

@@ -178,6 +178,7 @@ bool stored_counts::run_piece(std::span<std::byte> piece, std::uint64_t first, p
 void stored_counts::look_at(std::uint64_t cluster, std::uint64_t stored, std::uint64_t references) {
   if (stored == 0 && references == 0) return;
   end_cluster_ = std::max(end_cluster_, cluster + 1);
+  overflows_ = overflows_ || references > shape_.highest_refcount();
   if (references > 0) survey_.counts.set_stored_once(cluster, settled(stored, references) == 1);
   if (stored == references) return;
   std::string line = "cluster at " + hexadecimal(shape_.offset_of(cluster)) + " counts " +

@@ -34,6 +34,8 @@ class stored_counts {
 
   /// True if counts in place cannot say what they must: known after compare().
   bool must_rebuild() const noexcept { return damaged_ || uncovered_; }
+  /// True if a cluster has more references than its count can say, whatever is repaired: known after compare().
+  bool overflows() const noexcept { return overflows_; }
   /// The count a cluster will have when the repair is done.
   std::uint64_t settled(std::uint64_t stored, std::uint64_t references) const noexcept;
 
@@ -66,6 +68,7 @@ class stored_counts {
   std::uint64_t end_cluster_ = 0;      // behind the last one in use
   bool damaged_ = false;
   bool uncovered_ = false;
+  bool overflows_ = false;
 };
 
 }  // namespace weir::qcow2

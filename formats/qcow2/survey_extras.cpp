@@ -72,14 +72,15 @@ task<result<void>> reference_survey::read_bitmaps() {
 }
 
 task<result<void>> reference_survey::read_bitmap_table(byte_range table, const std::string& owner) {
-  claim(table, owner);
+  const std::string cluster_owner = "a cluster of " + owner;
+  if (!claim(table, owner)) co_return result<void>{};
   const auto judge = [&](std::uint64_t raw, std::uint64_t) {
     const bitmap_table_entry entry = decode_bitmap_table_entry(raw, shape_);
     if (entry.kind == bitmap_cluster::invalid) {
       log_.corruption("an entry of " + owner + " (" + hexadecimal(raw) + ") is damaged; its bits are lost");
       complete = false;
     } else if (entry.kind == bitmap_cluster::stored) {
-      claim({entry.host_offset, shape_.cluster_size()}, "a cluster of " + owner);
+      claim({entry.host_offset, shape_.cluster_size()}, cluster_owner);
     }
   };
   co_return co_await for_each_entry(file_, table, judge);

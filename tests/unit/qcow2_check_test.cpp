@@ -1,6 +1,7 @@
 // The counting logic of a check as pure code; its cost on big sparse and on small hostile images.
 #include "engine/base/endian.hpp"
 #include "engine/storage/simulated_storage.hpp"
+#include "formats/qcow2/bitmap_directory.hpp"
 #include "formats/qcow2/entry_rules.hpp"
 #include "formats/qcow2/l2_entry.hpp"
 #include "formats/qcow2/qcow2.hpp"
@@ -245,6 +246,44 @@ TEST_F(qcow2_check_cost, stays_small_on_a_small_hostile_image) {
     EXPECT_LT(disk_.size(), 64 * KiB);
   }
   EXPECT_LT(line_count_, 20000U);
+}
+
+TEST_F(qcow2_check_cost, many_bitmaps_that_name_one_table_read_it_once) {
+  constexpr std::uint32_t bitmap_count = 2000;
+  constexpr std::uint64_t table = MiB;
+  constexpr std::uint64_t directory = 3 * MiB;
+  image_create_options options;
+  options.virtual_size = 64 * KiB;
+  options.options["cluster_size"] = "4096";
+  simulated_storage into(disk_);
+  ASSERT_TRUE(run(io_, qcow2_driver().create(into, options)).has_value());
+  disk_.settle_all();
+  const auto put = [this](std::uint64_t at, auto value) {
+    std::vector<std::byte> raw(sizeof value);
+    store_big(raw.data(), value);
+    disk_.load(at, raw);
+  };
+  std::vector<qcow2::bitmap_entry> entries(bitmap_count);
+  for (std::uint32_t index = 0; index < bitmap_count; ++index) {
+    entries[index] = {.table_offset = table, .table_count = 131072, .name = std::to_string(index)};
+  }
+  const std::vector<std::byte> laid_out = qcow2::lay_out_bitmap_directory(entries);
+  disk_.load(directory, laid_out);
+  disk_.load(table, std::vector<std::byte>(MiB, std::byte{0x11}));
+  put(88, std::uint64_t{qcow2::bitmaps_bit});
+  std::vector<std::byte> place(qcow2::bitmaps_extension_bytes);
+  qcow2::lay_out_bitmaps_extension(place, {bitmap_count, {directory, laid_out.size()}});
+  std::vector<std::byte> length(4);
+  disk_.visible().read(100, length);
+  const std::uint64_t extension = load_big<std::uint32_t>(length.data());
+  put(extension, qcow2::bitmaps_extension_type);
+  put(extension + 4, static_cast<std::uint32_t>(place.size()));
+  disk_.load(extension + 8, place);
+  put(extension + 8 + place.size(), std::uint64_t{0});
+  const auto report = check(repair_mode::none);
+  ASSERT_TRUE(report.has_value());
+  EXPECT_GT(report->corruptions, bitmap_count - 1);
+  EXPECT_LT(bytes_read_, 4 * MiB);
 }
 
 TEST_F(qcow2_check_cost, random_rubbish_neither_crashes_nor_grows) {
