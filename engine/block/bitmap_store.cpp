@@ -4,13 +4,6 @@
 #include <utility>
 
 namespace weir {
-namespace {
-
-std::uint64_t bytes_of(std::uint64_t disk_size, std::uint64_t granularity) noexcept {
-  return disk_size / granularity / 8 + 8;
-}
-
-}  // namespace
 
 failure bitmap_store::refuse(std::string_view name, std::string_view why) const {
   return make_failure(errc::not_supported, location(),
@@ -32,16 +25,12 @@ outcome<kept_bitmap*> bitmap_store::find_usable(std::string_view name) {
 }
 
 bool bitmap_store::records() const noexcept {
-  return std::ranges::any_of(bitmaps_,
-                             [](const kept_bitmap& each) { return each.enabled && !each.inconsistent; });
+  return std::ranges::any_of(
+      bitmaps_, [](const kept_bitmap& each) { return each.enabled && !(each.inconsistent && each.in_use); });
 }
 
 outcome<void> bitmap_store::check_memory(std::string_view name, std::uint64_t granularity) const {
-  std::uint64_t total = bytes_of(disk_size(), granularity);
-  for (const kept_bitmap& each : bitmaps_) {
-    if (each.bits) total += bytes_of(disk_size(), each.granularity);
-  }
-  if (total <= most_bytes) return outcome<void>{};
+  if (loaded_bytes_ + bytes_of(granularity) <= most_bytes) return outcome<void>{};
   return refuse(name, "needs more memory than the 256 MiB that the bitmaps of an image may take");
 }
 
@@ -52,6 +41,7 @@ task<outcome<dirty_bitmap*>> bitmap_store::load_bits(kept_bitmap& wanted) {
     outcome<dirty_bitmap> loaded = co_await do_load(wanted);
     if (!loaded) co_return loaded.error();
     wanted.bits.emplace(std::move(*loaded));
+    loaded_bytes_ += bytes_of(wanted.granularity);
   }
   co_return &*wanted.bits;
 }
@@ -90,6 +80,7 @@ outcome<void> bitmap_store::add(std::string name, std::uint64_t granularity, boo
   if (!fits_memory) return fits_memory;
   kept_bitmap made{.name = std::move(name), .granularity = granularity, .enabled = enabled, .changed = true};
   made.bits.emplace(disk_size(), granularity);
+  loaded_bytes_ += bytes_of(granularity);
   bitmaps_.push_back(std::move(made));
   set_changed_ = true;
   marked_ = false;
@@ -99,6 +90,7 @@ outcome<void> bitmap_store::add(std::string name, std::uint64_t granularity, boo
 outcome<void> bitmap_store::remove(std::string_view name) {
   const auto found = std::ranges::find(bitmaps_, name, &kept_bitmap::name);
   if (found == bitmaps_.end()) return refuse(name, "does not exist");
+  if (found->bits) loaded_bytes_ -= bytes_of(found->granularity);
   bitmaps_.erase(found);
   set_changed_ = true;
   return outcome<void>{};

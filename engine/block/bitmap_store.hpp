@@ -51,7 +51,7 @@ class bitmap_store {
 
   std::span<const kept_bitmap> bitmaps() const noexcept { return bitmaps_; }
   const kept_bitmap* find(std::string_view name) const noexcept;
-  /// True if any bitmap records changes.
+  /// True if a change of content concerns any bitmap: it records, or is damaged and has to be marked.
   bool records() const noexcept;
 
   // For whoever changes content: the disk (block/bitmap_recorder.hpp).
@@ -103,10 +103,14 @@ class bitmap_store {
   outcome<kept_bitmap*> find_usable(std::string_view name);
   task<outcome<dirty_bitmap*>> load_bits(kept_bitmap& wanted);
   outcome<void> check_memory(std::string_view name, std::uint64_t granularity) const;
+  std::uint64_t bytes_of(std::uint64_t granularity) const noexcept {
+    return disk_size() / granularity / 8 + 8;
+  }
 
   std::vector<kept_bitmap> bitmaps_;
-  bool marked_ = false;       // every bitmap that records is marked
-  bool set_changed_ = false;  // bitmaps were added or removed
+  std::uint64_t loaded_bytes_ = 0;  // of the bits in memory
+  bool marked_ = false;             // every bitmap that records is marked
+  bool set_changed_ = false;        // bitmaps were added or removed
 };
 
 }  // namespace weir

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <unordered_map>
 #include <utility>
 
 namespace weir::qcow2 {
@@ -26,7 +27,7 @@ task<result<void>> bitmap_keeper::load() {
   if (!read && read.error().code != errc::corrupt_image) co_return read.error().code;
   damaged_ = !read.has_value();
   if (damaged_ || !*read) co_return result<void>{};
-  entries_ = std::move((*read)->entries);
+  adopt_entries(std::move((*read)->entries));
   directory_ = (*read)->place.directory;
   std::vector<kept_bitmap> found;
   for (const bitmap_entry& entry : entries_) {
@@ -57,9 +58,15 @@ std::string bitmap_keeper::do_refuse(std::string_view name, std::uint64_t granul
   return {};
 }
 
+void bitmap_keeper::adopt_entries(std::vector<bitmap_entry> entries) {
+  entries_ = std::move(entries);
+  by_name_.clear();
+  for (std::size_t index = 0; index < entries_.size(); ++index) by_name_.emplace(entries_[index].name, index);
+}
+
 const bitmap_entry* bitmap_keeper::stored(std::string_view name) const noexcept {
-  const auto found = std::ranges::find(entries_, name, &bitmap_entry::name);
-  return found == entries_.end() ? nullptr : &*found;
+  const auto found = by_name_.find(name);
+  return found == by_name_.end() ? nullptr : &entries_[found->second];
 }
 
 task<result<std::vector<std::uint64_t>>> bitmap_keeper::read_table(const bitmap_entry& entry) {
@@ -102,13 +109,17 @@ task<result<void>> bitmap_keeper::load_part(dirty_bitmap& bits, std::uint64_t in
 }
 
 task<result<void>> bitmap_keeper::do_mark(std::span<kept_bitmap> bitmaps) {
+  std::unordered_map<std::string_view, kept_bitmap*> kept_by_name;
+  for (kept_bitmap& each : bitmaps) kept_by_name.emplace(each.name, &each);
+  const auto records = [&](const bitmap_entry& entry) {
+    const auto kept = kept_by_name.find(entry.name);
+    return (entry.flags & bitmap_flag::automatic) != 0 ||
+           (kept != kept_by_name.end() && kept->second->enabled);
+  };
   bool any = false;
   std::uint64_t at = directory_.offset;
-  for (bitmap_entry& entry : entries_) {
-    const auto kept = std::ranges::find(bitmaps, entry.name, &kept_bitmap::name);
-    const bool records =
-        (entry.flags & bitmap_flag::automatic) != 0 || (kept != bitmaps.end() && kept->enabled);
-    if (records && (entry.flags & bitmap_flag::in_use) == 0) {
+  for (const bitmap_entry& entry : entries_) {
+    if (records(entry) && (entry.flags & bitmap_flag::in_use) == 0) {
       std::array<std::byte, 4> flags{};
       store_big(flags.data(), entry.flags | bitmap_flag::in_use);
       const result<void> wrote = co_await tables_.file.write(at + bitmap_flags_at, flags);
@@ -121,10 +132,9 @@ task<result<void>> bitmap_keeper::do_mark(std::span<kept_bitmap> bitmaps) {
   const result<void> durable = co_await tables_.file.flush();
   if (!durable) co_return durable;
   for (bitmap_entry& entry : entries_) {
-    const auto kept = std::ranges::find(bitmaps, entry.name, &kept_bitmap::name);
-    const bool recording = kept != bitmaps.end() && kept->enabled;
-    if ((entry.flags & bitmap_flag::automatic) != 0 || recording) entry.flags |= bitmap_flag::in_use;
-    if (kept != bitmaps.end()) kept->in_use = (entry.flags & bitmap_flag::in_use) != 0;
+    if (records(entry)) entry.flags |= bitmap_flag::in_use;
+    const auto kept = kept_by_name.find(entry.name);
+    if (kept != kept_by_name.end()) kept->second->in_use = (entry.flags & bitmap_flag::in_use) != 0;
   }
   co_return durable;
 }

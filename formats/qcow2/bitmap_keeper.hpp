@@ -14,6 +14,9 @@
 #include "formats/qcow2/image_tables.hpp"
 #include "formats/qcow2/writer.hpp"
 
+#include <cstddef>
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -41,6 +44,7 @@ class bitmap_keeper final : public bitmap_store {
   bitmap_limits limits() const noexcept {
     return {tables_.shape, tables_.head.virtual_size, tables_.file.size()};
   }
+  void adopt_entries(std::vector<bitmap_entry> entries);
   const bitmap_entry* stored(std::string_view name) const noexcept;
   task<result<std::vector<std::uint64_t>>> read_table(const bitmap_entry& entry);
   task<result<void>> load_part(dirty_bitmap& bits, std::uint64_t index, bitmap_table_entry from);
@@ -56,6 +60,7 @@ class bitmap_keeper final : public bitmap_store {
   image_tables& tables_;
   writer* writer_;
   std::vector<bitmap_entry> entries_;  // as on the storage
+  std::map<std::string, std::size_t, std::less<>> by_name_;
   byte_range directory_;
   bool damaged_ = false;
 };

@@ -134,7 +134,7 @@ task<result<void>> bitmap_keeper::write_entries(const std::vector<bitmap_entry>&
   if (!done) co_return done;
   const std::uint64_t others = tables_.head.autoclear & ~bitmaps_bit;
   tables_.head.autoclear = others | (wanted ? bitmaps_bit : 0);
-  entries_ = entries;
+  adopt_entries(entries);
   directory_ = *placed;
   co_return done;
 }

@@ -86,7 +86,10 @@ TEST_F(qcow2_bitmaps, damaged_entries_make_one_bitmap_inconsistent) {
     ASSERT_NE(opened, nullptr);
     EXPECT_TRUE(opened->bitmaps()->find("first")->inconsistent) << at;
     EXPECT_FALSE(opened->bitmaps()->find("second")->inconsistent);
+    EXPECT_TRUE(opened->bitmaps()->records()) << "the mark has yet to be made";
     change(*opened, cluster, cluster);
+    EXPECT_EQ(number<std::uint32_t>(directory_ + 12) & 1, 1U) << "it is not what it should be any more";
+    EXPECT_FALSE(opened->bitmaps()->records());
     EXPECT_FALSE(run(io_, opened->bitmaps()->clear("first")).has_value());
     EXPECT_TRUE(opened->bitmaps()->remove("first").has_value());
     close(*opened);
