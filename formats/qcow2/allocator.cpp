@@ -52,7 +52,7 @@ task<result<cluster_run>> allocator::find_run(std::uint64_t most) {
   co_return co_await find_behind_cursor(most);
 }
 
-/// A listed run; empty if none is long enough. Stale entries (the cursor passed over them) are forgotten.
+/// A listed run; empty if none is long enough. What was taken of it by other ways is forgotten.
 task<result<cluster_run>> allocator::find_listed(std::uint64_t most, bool any_length) {
   auto candidate = listed_.begin();
   for (int tried = 0; candidate != listed_.end() && (any_length || tried < listed_runs_tried); ++tried) {
@@ -64,7 +64,12 @@ task<result<cluster_run>> allocator::find_listed(std::uint64_t most, bool any_le
     candidate = listed_.erase(candidate);
     const result<cluster_run> found = co_await counts_.find_free(listed.first, std::min(most, listed.count));
     if (!found) co_return found.error();
-    if (found->first != listed.first || found->count == 0) continue;
+    if (found->first != listed.first || found->count == 0) {
+      if (found->first >= listed.end()) continue;
+      list({found->first, listed.end() - found->first});
+      candidate = listed_.upper_bound(listed.first);
+      continue;
+    }
     if (found->end() < listed.end()) list({found->end(), listed.end() - found->end()});
     co_return *found;
   }

@@ -82,6 +82,8 @@ class allocator {
   task<result<cluster_run>> find_beyond(std::uint64_t count);
   std::uint64_t take_growth(const refcounts::growth& grown);
   task<result<std::uint64_t>> room_for_bytes();
+  /// Gives the fresh clusters back and returns `why`.
+  task<error_code> give_up(byte_reservation made, error_code why);
   task<result<void>> release_references(std::vector<std::uint64_t>& clusters);
   task<void> make_free(cluster_run run);
   void list(cluster_run run);

@@ -23,7 +23,7 @@ task<result<allocator::byte_reservation>> allocator::reserve_bytes(std::uint64_t
     made.fresh = next->run;
     // Reserving may have freed the cluster that was being filled.
     room = co_await room_for_bytes();
-    if (!room) co_return room.error();
+    if (!room) co_return co_await give_up(made, room.error());
     const bool adjacent = *room > 0 && shape_.cluster_of(next_byte_) + 1 == next->run.first;
     if (!adjacent) {
       next_byte_ = shape_.offset_of(next->run.first);
@@ -34,12 +34,20 @@ task<result<allocator::byte_reservation>> allocator::reserve_bytes(std::uint64_t
   if (*room > 0) {
     const std::uint64_t shared = shape_.cluster_of(next_byte_);
     const result<std::uint64_t> count = co_await counts_.get(shared);
-    if (!count) co_return count.error();
+    if (!count) co_return co_await give_up(made, count.error());
     const result<void> counted = co_await counts_.set(shared, *count + 1);
-    if (!counted) co_return counted.error();
+    if (!counted) co_return co_await give_up(made, counted.error());
   }
   next_byte_ = is_aligned(made.host.end(), shape_.cluster_size()) ? 0 : made.host.end();
   co_return made;
+}
+
+task<error_code> allocator::give_up(byte_reservation made, error_code why) {
+  if (made.fresh.count > 0) {
+    const result<void> ignored = co_await give_back(made.fresh);
+    static_cast<void>(ignored);
+  }
+  co_return why;
 }
 
 task<result<void>> allocator::give_back_bytes(byte_range host) {

@@ -14,8 +14,8 @@
 //   so covered by 1) before the L1 entry (3). Which of the entries in 3 arrive first does not matter: each
 //   leads to something whole.
 // All dirty state is taken at one instant, and counts are raised before a pointer is published, so the counts
-// of a pass cover its pointers. Steps with nothing to write are left out; a flush after writes in place is one
-// storage flush.
+// of a pass cover its pointers. The flush of step 1 covers guest data and always happens; what else has nothing to
+// write is left out. So a flush after writes in place is one flush of each storage.
 //
 // Errors leave everything the pass took dirty for the next one.
 //

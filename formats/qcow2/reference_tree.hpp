@@ -2,9 +2,10 @@
 // flags true to the counts (images.md sections 2 and 3).
 //
 // A walk goes table by table and slice by slice through the L2 cache, so that it takes little memory however large
-// the image is; where the caches fill up it has a flush pass write them. COPIED is only ever cleared before counts
-// are raised on the storage, and only set after they are lowered: passes write counts first, and a flag that is clear
-// over a count of one costs a copy, no data.
+// the image is; where the caches fill up it has a flush pass write them. A pass writes counts before flags. So while
+// counts are raised COPIED may stand over a count above one; it is clear before the header names the second table that
+// leads there, and until then writing in place harms nobody. It is set only where the lowered count is on the storage;
+// clear over a count of one it costs a copy, no data.
 //
 // Precondition of all: the image's allocation lock is held and nothing else uses the image.
 #pragma once

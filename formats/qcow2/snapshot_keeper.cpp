@@ -143,8 +143,9 @@ task<outcome<void>> snapshot_keeper::settle_around(task<outcome<void>> change) {
   outcome<void> done = co_await std::move(change);
   lock.release();
   if (!done) co_return done;
+  // It has happened, durably; what is left gives space back, and stays for the next flush if this one fails.
   flushed = co_await writer_->flush_all();
-  if (!flushed) co_return make_failure(flushed.error(), location);
+  static_cast<void>(flushed);
   co_return done;
 }
 

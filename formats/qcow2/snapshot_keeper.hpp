@@ -59,6 +59,7 @@ class snapshot_keeper final : public snapshot_store {
   task<result<l1_entries>> read_l1(const snapshot_entry& entry);
   task<result<byte_range>> place_l1(const l1_entries& entries);
   task<result<byte_range>> place_table(const std::vector<snapshot_entry>& entries);
+  task<void> give_back(byte_range placed);
   void share_l1();
   task<result<void>> switch_table(std::vector<snapshot_entry> entries, byte_range placed);
   task<result<void>> switch_l1(byte_range placed, std::uint64_t virtual_size);
