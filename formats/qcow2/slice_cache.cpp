@@ -72,13 +72,25 @@ void slice_cache::evict() {
 }
 
 void slice_cache::forget(byte_range range) {
+  // A range may be as long as a file says it is: then what is cached is fewer.
+  if (range.length / slice_size_ > by_offset_.size()) {
+    for (auto each = recent_first_.begin(); each != recent_first_.end();) {
+      const auto next = std::next(each);
+      if (range.contains(each->offset)) forget(each);
+      each = next;
+    }
+    return;
+  }
   for (std::uint64_t offset = range.offset; offset < range.end(); offset += slice_size_) {
     const auto found = by_offset_.find(offset);
-    if (found == by_offset_.end()) continue;
-    assert(!found->second->dirty && !found->second->frozen);
-    recent_first_.erase(found->second);
-    by_offset_.erase(found);
+    if (found != by_offset_.end()) forget(found->second);
   }
+}
+
+void slice_cache::forget(slices::iterator which) {
+  assert(!which->dirty && !which->frozen);
+  by_offset_.erase(which->offset);
+  recent_first_.erase(which);
 }
 
 std::vector<frozen_bytes> slice_cache::freeze() {

@@ -73,6 +73,7 @@ class slice_cache {
 
   slice& insert(std::uint64_t offset, std::shared_ptr<std::vector<std::byte>> bytes);
   void evict();
+  void forget(slices::iterator which);
 
   storage& storage_;
   std::uint64_t slice_size_;

@@ -311,12 +311,19 @@ task<result<void>> qed_image::do_set_backing(std::optional<backing_reference> re
 }
 
 task<result<void>> qed_image::clear_entries(std::uint64_t table, std::uint64_t first, std::uint64_t end) {
-  for (; first < end; ++first) {
+  while (first < end) {
     const entry_position at = entry_at(table, first);
+    const std::uint64_t count = std::min(end - first, slice_entries - at.index);
+    const result<void> room = co_await make_room();
+    if (!room) co_return room.error();
     const result<void> loaded = co_await slices_.load(at.slice);
     if (!loaded) co_return loaded.error();
-    if (load_entry(slices_.find(at.slice), at.index) == unallocated_entry) continue;
-    store_entry(slices_.find_for_change(at.slice), at.index, unallocated_entry);
+    const std::byte* const before = slices_.find(at.slice);
+    for (std::uint64_t index = at.index; index < at.index + count; ++index) {
+      if (load_entry(before, index) == unallocated_entry) continue;
+      store_entry(slices_.find_for_change(at.slice), index, unallocated_entry);
+    }
+    first += count;
   }
   co_return result<void>{};
 }
