@@ -219,6 +219,20 @@ class Convert(CliTestCase):
         self.weir("convert", "-f", "raw", "-O", "raw", "-S", "0", "zeros.raw", "out")
         self.assertEqual(os.stat(self.path("out")).st_blocks * 512, 8 << 20)
 
+    def test_a_cluster_larger_than_the_disk(self):
+        """QEMU opens no QED image with clusters of 8 MiB, though that is a size of the format."""
+        self.qemu_img("create", "-q", "-f", "raw", "small.raw", "900K")
+        self.qemu_io("small.raw", "write -P 1 0 300k", "write -P 2 700k 5k", image_format="raw")
+        for target_format, options in (("qed", "cluster_size=8M"), ("qed", "cluster_size=1M"),
+                                       ("qcow2", "cluster_size=2M"), ("qcow2", "cluster_size=2M,extended_l2=on")):
+            with self.subTest(target=target_format, options=options):
+                self.weir("convert", "-f", "raw", "-O", target_format, "-o", options, "small.raw", "out")
+                self.weir("convert", "-f", target_format, "-O", "raw", "out", "back.raw")
+                self.assertEqual(self.read("back.raw"), self.read("small.raw"))
+                if "8M" not in options:
+                    self.qemu_img("compare", "-f", "raw", "-F", target_format, "small.raw", "out")
+                    self.assertIn("No errors", self.qemu_img("check", "-f", target_format, "out"))
+
     def test_into_an_image_that_exists(self):
         top = self.make_chain()
         with open(self.path("old.raw"), "wb") as file:

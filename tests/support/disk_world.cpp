@@ -233,6 +233,7 @@ void disk_world::start_streaming() {
   if (job_ || disk_->chain().depth() == 1) return;
   job_settings settings;
   settings.id = "stream";
+  if (settings_.errors_per_million > 0 && draw(2) == 0) settings.error_policy = on_error::ignore;
   stream_options options;
   options.base_depth = 1 + draw(disk_->chain().depth());
   if (options.base_depth < disk_->chain().depth()) {
