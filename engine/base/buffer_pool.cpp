@@ -66,9 +66,15 @@ buffer_lease buffer_pool::lend(std::size_t length) {
   return {*this, data, length};
 }
 
-task<buffer_lease> buffer_pool::acquire(std::size_t length) {
+std::optional<buffer_lease> buffer_pool::try_acquire(std::size_t length) {
   assert(length > 0 && length <= largest_lease);
-  if (waiters_.empty() && may_lend(length)) co_return lend(length);
+  if (!waiters_.empty() || !may_lend(length)) return std::nullopt;
+  return lend(length);
+}
+
+task<buffer_lease> buffer_pool::acquire(std::size_t length) {
+  std::optional<buffer_lease> at_once = try_acquire(length);
+  if (at_once) co_return std::move(*at_once);
   co_await suspend_until([this, length](std::move_only_function<void()> resume) {
     waiters_.push_back({length, std::move(resume)});
   });

@@ -11,6 +11,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -64,6 +65,8 @@ class buffer_pool {
   /// largest_lease. A holder of a lease that acquires another may deadlock with its peers; take what an
   /// operation needs at once.
   task<buffer_lease> acquire(std::size_t length);
+  /// The same without waiting: empty if it would wait.
+  std::optional<buffer_lease> try_acquire(std::size_t length);
 
   std::size_t lent_bytes() const noexcept { return lent_bytes_; }
   std::size_t kept_bytes() const noexcept { return kept_bytes_; }

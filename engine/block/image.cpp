@@ -23,8 +23,8 @@ bool image::may_change(byte_range range) const noexcept {
 }
 
 task<result<mapping>> image::map(byte_range range, map_effort effort) {
-  if (closed_) co_return errc::closed;
-  if (range.empty() || !fits(range.offset, range.length, virtual_size())) co_return errc::out_of_range;
+  std::optional<result<mapping>> cached = try_map(range, effort);
+  if (cached) co_return std::move(*cached);
   mapping answer{{}, pins_.take()};
   const result<extent> found = co_await do_map(range, effort);
   check_extent(found, range);
@@ -41,6 +41,11 @@ std::optional<result<mapping>> image::try_map(byte_range range, map_effort effor
   check_extent(*found, range);
   if (!*found) return found->error();
   return mapping{**found, pins_.take()};
+}
+
+mapping image::map_again(const extent& known) noexcept {
+  assert(!closed_ && !writable());
+  return {known, pins_.take()};
 }
 
 task<result<allocation>> image::allocate(byte_range range) {

@@ -1,6 +1,7 @@
 #include "engine/storage/positional_io.hpp"
 
 #include <fcntl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -32,6 +33,14 @@ result<void> write_fully(int descriptor, std::uint64_t offset, std::span<const s
     data = data.subspan(static_cast<std::size_t>(put));
   }
   return {};
+}
+
+bool read_if_cached(int descriptor, std::uint64_t offset, std::span<std::byte> buffer,
+                    bool may_wait) noexcept {
+  const iovec vector{buffer.data(), buffer.size()};
+  const ssize_t got =
+      ::preadv2(descriptor, &vector, 1, static_cast<off_t>(offset), may_wait ? RWF_NOWAIT : 0);
+  return got >= 0 && static_cast<std::size_t>(got) == buffer.size();
 }
 
 void begin_writeback(int descriptor) noexcept {

@@ -1,4 +1,4 @@
-// Blocking reads and writes of whole ranges by descriptor, for workers.
+// Reads and writes of whole ranges by descriptor: blocking ones, for workers, and those that wait for nothing.
 #pragma once
 
 #include "engine/base/error.hpp"
@@ -13,6 +13,9 @@ namespace weir {
 result<void> read_fully(int descriptor, std::uint64_t offset, std::span<std::byte> buffer);
 /// Writes all of `data` at `offset`. Any thread.
 result<void> write_fully(int descriptor, std::uint64_t offset, std::span<const std::byte> data);
+/// Fills `buffer` if all of it can be had without waiting for a device; `may_wait` tells that there may be one.
+bool read_if_cached(int descriptor, std::uint64_t offset, std::span<std::byte> buffer,
+                    bool may_wait) noexcept;
 /// Lets the kernel begin to write a file's dirty pages to its device, so that a flush later has less left to do.
 /// Advice: promises nothing. Any thread; may wait for the device.
 void begin_writeback(int descriptor) noexcept;
