@@ -4,6 +4,8 @@
 #include "engine/block/bitmap_recorder.hpp"
 #include "engine/block/gather.hpp"
 
+#include <boost/asio/post.hpp>
+
 #include <algorithm>
 #include <array>
 #include <utility>
@@ -114,33 +116,19 @@ task<result<void>> disk::read_and_populate(byte_range range, std::span<std::byte
   co_return co_await read_chain(resources_, *chain_, range, buffer, {});
 }
 
-task<result<std::optional<mapping>>> disk::find_in_place(byte_range range) {
-  std::optional<result<mapping>> found = active().try_map(range, map_effort::locate);
-  if (!found) {
-    result<mapping> mapped = co_await active().map(range, map_effort::locate);
-    found.emplace(std::move(mapped));
-  }
-  if (!*found) co_return found->error();
-  const extent& here = (*found)->extent;
-  const bool usable = here.kind == extent_kind::data && here.in_place && here.length == range.length;
-  std::optional<mapping> answer;
-  if (usable) answer.emplace(std::move(**found));
-  co_return answer;
-}
-
 task<result<void>> disk::write(std::uint64_t offset, std::span<const std::byte> data, write_flags flags) {
   const byte_range range{offset, data.size()};
   const result<void> allowed = check_change(range);
   if (!allowed || data.empty()) co_return allowed;
   if (settings_.detect_zeroes != zero_detection::off && is_all_zero(data)) {
     const bool punch = settings_.detect_zeroes == zero_detection::unmap && settings_.discard_unmap;
-    const zero_mode mode = punch ? zero_mode::may_punch : zero_mode::keep_allocated;
-    co_return co_await change(range, change_kind::zero, mode, flags.fua);
+    const zeroing how{punch ? zero_mode::may_punch : zero_mode::keep_allocated, false};
+    co_return co_await change(range, change_kind::zero, how, flags.fua);
   }
   gate::pass pass;
   if (!gate_.try_enter(pass)) pass = co_await gate_.enter();
   in_flight_ranges::hold held = co_await in_flight_.acquire(range);
-  const result<std::optional<mapping>> direct = co_await find_in_place(range);
+  const result<std::optional<mapping>> direct = co_await find_in_place(active(), range);
   if (!direct) {
     report("write", range, direct.error());
     co_return direct.error();
@@ -214,9 +202,9 @@ task<result<void>> disk::zero_edge(byte_range range) {
 
 /// Whole grains. What the image cannot make zero is written; that may be so only of a part of a compressed
 /// cluster at an edge, so the middle gets a second chance.
-task<result<void>> disk::zero_grains(byte_range range, zero_mode mode) {
-  const result<void> done = co_await active().zero(range, mode);
-  if (done || done.error() != errc::not_supported) co_return done;
+task<result<void>> disk::zero_grains(byte_range range, zeroing how) {
+  const result<void> done = co_await active().zero(range, how.mode);
+  if (done || how.fast_only || done.error() != errc::not_supported) co_return done;
   const byte_range middle = align_inward(range, largest_cluster_bytes);
   if (middle.empty() || middle == range) co_return co_await write_zeros_held(range);
   for (const byte_range edge :
@@ -224,39 +212,41 @@ task<result<void>> disk::zero_grains(byte_range range, zero_mode mode) {
     const result<void> wrote = co_await write_zeros_held(edge);
     if (!wrote) co_return wrote;
   }
-  co_return co_await zero_grains(middle, mode);
+  co_return co_await zero_grains(middle, how);
 }
 
-task<result<void>> disk::zero_held(byte_range range, zero_mode mode) {
+task<result<void>> disk::zero_held(byte_range range, zeroing how) {
   const byte_range inner = grains_inside(range);
   if (range.empty()) co_return result<void>{};
   if (inner.empty() || !range.contains(inner)) co_return co_await zero_edge(range);
   result<void> done = co_await zero_edge(range_between(range.offset, inner.offset));
   if (!done) co_return done;
-  done = co_await zero_grains(inner, mode);
+  done = co_await zero_grains(inner, how);
   if (!done) co_return done;
   co_return co_await zero_edge(range_between(inner.end(), range.end()));
 }
 
-task<result<void>> disk::change_held(byte_range range, change_kind kind, zero_mode mode) {
-  if (kind == change_kind::zero) co_return co_await zero_held(range, mode);
+task<result<void>> disk::change_held(byte_range range, change_kind kind, zeroing how) {
+  if (kind == change_kind::zero) co_return co_await zero_held(range, how);
   const byte_range inner = grains_inside(range);
   if (inner.empty()) co_return result<void>{};
   co_return co_await active().discard(inner);
 }
 
 /// Zero or discard, from the gate to the flush.
-task<result<void>> disk::change(byte_range range, change_kind kind, zero_mode mode, bool fua) {
+task<result<void>> disk::change(byte_range range, change_kind kind, zeroing how, bool fua) {
   gate::pass pass;
   if (!gate_.try_enter(pass)) pass = co_await gate_.enter();
   result<void> done;
   {
     const in_flight_ranges::hold held = co_await in_flight_.acquire(grains_around(range));
     done = co_await notify_before(range, kind);
-    if (done) done = co_await change_held(range, kind, mode);
+    if (done) done = co_await change_held(range, kind, how);
     done = co_await notify_after(range, kind, {}, done);
   }
   if (done && fua) done = co_await active().flush();
+  // Who asks for speed only is told that there is none; nothing has failed.
+  if (!done && how.fast_only && done.error() == errc::not_supported) co_return done;
   report(kind == change_kind::zero ? "zero" : "discard", range, done);
   co_return done;
 }
@@ -270,15 +260,16 @@ task<result<void>> disk::zero(byte_range range, zero_flags flags) {
   if (!allowed || range.empty()) co_return allowed;
   if (flags.fast_only && (!has_fast_zero() || grains_inside(range) != range)) co_return errc::not_supported;
   const bool punch = flags.may_punch && settings_.discard_unmap;
-  const zero_mode mode = punch ? zero_mode::may_punch : zero_mode::keep_allocated;
-  co_return co_await change(range, change_kind::zero, mode, flags.fua);
+  const zeroing how{punch ? zero_mode::may_punch : zero_mode::keep_allocated, flags.fast_only};
+  co_return co_await change(range, change_kind::zero, how, flags.fua);
 }
 
 task<result<void>> disk::discard(byte_range range, write_flags flags) {
   const result<void> allowed = check_change(range);
   if (!allowed || range.empty()) co_return allowed;
   if (!settings_.discard_unmap) co_return result<void>{};
-  co_return co_await change(range, change_kind::discard, zero_mode::may_punch, flags.fua);
+  const zeroing unused{zero_mode::may_punch, false};
+  co_return co_await change(range, change_kind::discard, unused, flags.fua);
 }
 
 task<result<void>> disk::flush() {
@@ -296,7 +287,10 @@ task<result<std::vector<status_run>>> disk::status(byte_range range, std::size_t
   gate::pass pass;
   if (!gate_.try_enter(pass)) pass = co_await gate_.enter();
   std::vector<status_run> runs;
+  unsigned looks = 0;
   while (!range.empty()) {
+    // Cached metadata answers without suspending, and neighbours that are alike make one run: let others run.
+    if (++looks % looks_per_turn == 0) co_await boost::asio::post(resources_.context, use_task);
     const depth_range everywhere;
     const result<located_extent> found = co_await chain_->lookup(range, everywhere, map_effort::status);
     if (!found) co_return found.error();

@@ -145,17 +145,21 @@ class disk {
   /// Buffers for copies that hold ranges: enough for a streaming window beside guests' copy-on-write.
   static constexpr std::size_t fill_buffer_bytes = std::size_t{32} << 20;
 
+  struct zeroing {
+    zero_mode mode = zero_mode::may_punch;
+    bool fast_only = false;
+  };
+
   task<result<void>> read_and_populate(byte_range range, std::span<std::byte> buffer);
-  task<result<std::optional<mapping>>> find_in_place(byte_range range);
   task<result<void>> write_held(byte_range range, std::span<const std::byte> data);
   task<result<void>> store_held(byte_range range, std::span<const std::byte> data,
                                 std::span<const byte_range> non_zero, bool rest_is_zero);
-  task<result<void>> zero_grains(byte_range range, zero_mode mode);
-  task<result<void>> zero_held(byte_range range, zero_mode mode);
+  task<result<void>> zero_grains(byte_range range, zeroing how);
+  task<result<void>> zero_held(byte_range range, zeroing how);
   task<result<void>> zero_edge(byte_range range);
   task<result<void>> write_zeros_held(byte_range range);
-  task<result<void>> change_held(byte_range range, change_kind kind, zero_mode mode);
-  task<result<void>> change(byte_range range, change_kind kind, zero_mode mode, bool fua);
+  task<result<void>> change_held(byte_range range, change_kind kind, zeroing how);
+  task<result<void>> change(byte_range range, change_kind kind, zeroing how, bool fua);
   task<result<void>> notify_before(byte_range range, change_kind kind);
   task<result<void>> notify_after(byte_range range, change_kind kind, std::span<const std::byte> data,
                                   result<void> done);

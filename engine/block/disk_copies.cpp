@@ -20,6 +20,7 @@ task<result<void>> disk::store_held(byte_range range, std::span<const std::byte>
     const byte_range guest{range.offset + run.offset, run.length};
     return grains_inside(guest) == guest;
   };
+  const zeroing rest{zero_mode::may_punch, false};
   const bool whole_grains = std::ranges::all_of(non_zero, is_whole);
   std::vector<placed_run> runs;
   std::uint64_t done_to = range.offset;
@@ -27,14 +28,14 @@ task<result<void>> disk::store_held(byte_range range, std::span<const std::byte>
     const byte_range guest{range.offset + run.offset, run.length};
     const auto content = data.subspan(run.offset, run.length);
     result<void> done;
-    if (!rest_is_zero) done = co_await zero_held(range_between(done_to, guest.offset), zero_mode::may_punch);
+    if (!rest_is_zero) done = co_await zero_held(range_between(done_to, guest.offset), rest);
     if (done && whole_grains) runs.push_back({guest, content});
     if (done && !whole_grains) done = co_await write_held(guest, content);
     if (!done) co_return done;
     done_to = guest.end();
   }
   if (!rest_is_zero) {
-    const result<void> done = co_await zero_held(range_between(done_to, range.end()), zero_mode::may_punch);
+    const result<void> done = co_await zero_held(range_between(done_to, range.end()), rest);
     if (!done) co_return done;
   }
   co_return co_await place_runs(writing(), std::move(runs));

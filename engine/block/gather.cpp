@@ -56,13 +56,9 @@ task<result<void>> read_chain(engine_resources resources, const chain& from, byt
                               std::span<std::byte> buffer, depth_range among) {
   assert(buffer.size() == range.length);
   while (!range.empty()) {
-    auto found = from.try_lookup(range, among, map_effort::locate);
-    if (!found) {
-      result<located_extent> looked_up = co_await from.lookup(range, among, map_effort::locate);
-      found.emplace(std::move(looked_up));
-    }
-    if (!*found) co_return found->error();
-    const located_extent& here = **found;
+    const result<located_extent> found = co_await from.lookup(range, among, map_effort::locate);
+    if (!found) co_return found.error();
+    const located_extent& here = *found;
     const auto part = buffer.first(static_cast<std::size_t>(here.length()));
     result<void> got;
     switch (here.found.extent.kind) {
@@ -92,51 +88,49 @@ task<result<gather_plan>> gather_plan::plan(const chain& from, byte_range range,
     if (!found) co_return found.error();
     const std::uint64_t length = found->length();
     const std::optional<int> descriptor = descriptor_of(*found);
-    made.pieces_.push_back({position, length, range.offset, std::move(*found), descriptor});
+    made.pieces_.push_back({position, length, range.offset, std::move(*found), descriptor, {}});
     position += length;
     range = range_between(range.offset + length, range.end());
   }
   co_return made;
 }
 
-result<void> gather_plan::read_by_descriptor(std::span<std::byte> buffer) const {
-  for (const piece& each : pieces_) {
+task<result<void>> gather_plan::read_by_storage(std::span<std::byte> buffer) {
+  for (piece& each : pieces_) {
+    const extent& what = each.from.found.extent;
+    if (each.descriptor || reads_as_zero(what)) continue;
+    std::uint64_t host_offset = what.host_offset;
+    std::span<std::byte> into = buffer.subspan(each.position, each.length);
+    if (what.kind == extent_kind::encoded) {
+      each.encoded.resize(what.unit.host.length);
+      host_offset = what.unit.host.offset;
+      into = each.encoded;
+    }
+    const result<void> got = co_await storage_of(each.from).read(host_offset, into);
+    if (!got) co_return got;
+  }
+  co_return result<void>{};
+}
+
+result<void> gather_plan::read_by_descriptor(std::span<std::byte> buffer) {
+  for (piece& each : pieces_) {
     const auto part = buffer.subspan(each.position, each.length);
     const extent& what = each.from.found.extent;
+    result<void> got;
     if (reads_as_zero(what)) {
       std::memset(part.data(), 0, part.size());
-      continue;
-    }
-    if (!each.descriptor) continue;
-    result<void> got;
-    if (what.kind == extent_kind::data) {
-      got = read_fully(*each.descriptor, what.host_offset, part);
+    } else if (what.kind == extent_kind::data) {
+      if (each.descriptor) got = read_fully(*each.descriptor, what.host_offset, part);
     } else {
-      std::vector<std::byte> encoded(what.unit.host.length);
-      got = read_fully(*each.descriptor, what.unit.host.offset, encoded);
-      if (got) got = decode_from(what.unit, encoded, each.guest_offset, part);
+      if (each.descriptor) {
+        each.encoded.resize(what.unit.host.length);
+        got = read_fully(*each.descriptor, what.unit.host.offset, each.encoded);
+      }
+      if (got) got = decode_from(what.unit, each.encoded, each.guest_offset, part);
     }
     if (!got) return got;
   }
   return {};
-}
-
-task<result<void>> gather_plan::read_by_storage(std::span<std::byte> buffer) const {
-  for (const piece& each : pieces_) {
-    const extent& what = each.from.found.extent;
-    if (each.descriptor || reads_as_zero(what)) continue;
-    const auto part = buffer.subspan(each.position, each.length);
-    result<void> got;
-    if (what.kind == extent_kind::data) {
-      got = co_await storage_of(each.from).read(what.host_offset, part);
-    } else {
-      std::vector<std::byte> encoded(what.unit.host.length);
-      got = co_await storage_of(each.from).read(what.unit.host.offset, encoded);
-      if (got) got = decode_from(what.unit, encoded, each.guest_offset, part);
-    }
-    if (!got) co_return got;
-  }
-  co_return result<void>{};
 }
 
 task<result<std::vector<byte_range>>> gather_and_scan(engine_resources resources, const chain& from,

@@ -34,11 +34,12 @@ class gather_plan {
   /// Looks `range` up. Errors: those of chain::lookup.
   static task<result<gather_plan>> plan(const chain& from, byte_range range, depth_range among);
 
-  /// Reads what lies behind descriptors and fills in zeros. Blocking; any thread; once.
+  /// First half: reads what has no descriptor through its storage, on the engine's thread.
   /// Precondition: buffer.size() is the planned range's length.
-  result<void> read_by_descriptor(std::span<std::byte> buffer) const;
-  /// Reads the rest through the storages, on the engine's thread.
-  task<result<void>> read_by_storage(std::span<std::byte> buffer) const;
+  task<result<void>> read_by_storage(std::span<std::byte> buffer);
+  /// Second half, once the first has succeeded: reads what lies behind descriptors, decodes, and fills in zeros.
+  /// Blocking; any thread; once.
+  result<void> read_by_descriptor(std::span<std::byte> buffer);
 
  private:
   struct piece {
@@ -47,6 +48,7 @@ class gather_plan {
     std::uint64_t guest_offset;
     located_extent from;
     std::optional<int> descriptor;
+    std::vector<std::byte> encoded;  // a unit's host bytes, once they are read
   };
   std::vector<piece> pieces_;
 };

@@ -72,15 +72,11 @@ task<result<std::uint64_t>> place_moved(write_context context, const allocation&
 
 task<result<target_piece>> find_or_reserve(write_context context, placed_run run) {
   image& into = *context.layers.active().image;
-  std::optional<result<mapping>> found = into.try_map(run.guest, map_effort::locate);
-  if (!found) {
-    result<mapping> mapped = co_await into.map(run.guest, map_effort::locate);
-    found.emplace(std::move(mapped));
-  }
-  if (!*found) co_return found->error();
-  const extent here = (*found)->extent;
+  result<mapping> found = co_await into.map(run.guest, map_effort::locate);
+  if (!found) co_return found.error();
+  const extent here = found->extent;
   if (here.kind == extent_kind::data && here.in_place) {
-    co_return target_piece{std::nullopt, std::move((*found)->pin), here.storage_index, here.host_offset,
+    co_return target_piece{std::nullopt, std::move(found->pin), here.storage_index, here.host_offset,
                            run.data.first(here.length)};
   }
   const byte_range wanted{run.guest.offset, here.length};
@@ -239,6 +235,17 @@ task<result<void>> write_parts(write_context context, const allocation& where,
 }
 
 }  // namespace
+
+task<result<std::optional<mapping>>> find_in_place(image& into, byte_range range) {
+  result<mapping> found = co_await into.map(range, map_effort::locate);
+  if (!found) co_return found.error();
+  const extent& here = found->extent;
+  std::optional<mapping> place;
+  if (here.kind == extent_kind::data && here.in_place && here.length == range.length) {
+    place.emplace(std::move(*found));
+  }
+  co_return place;
+}
 
 task<result<void>> place_runs(write_context context, std::vector<placed_run> runs) {
   image& into = *context.layers.active().image;

@@ -13,6 +13,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -32,6 +33,10 @@ struct write_context {
   /// buffer, so that waiting for one always ends; payload buffers of requests come from resources.buffers.
   buffer_pool& fill_buffers;
 };
+
+/// The place of all of `range` in one piece that may be written as it is, pinned; nothing where there is none.
+/// Errors: those of image::map.
+task<result<std::optional<mapping>>> find_in_place(image& into, byte_range range);
 
 /// Second half of a copy: finds or allocates the place of every run in the active layer, writes them on a
 /// worker where the storage has a descriptor, and publishes the new ones. Precondition: each run is whole grains

@@ -13,8 +13,6 @@ namespace {
 /// Size of one copied piece: large enough to keep two workers busy, small against the 4 MiB a step may hold.
 constexpr std::uint64_t piece_bytes = 1 * MiB;
 
-constexpr unsigned looks_per_turn = 256;
-
 grain_action action_for(const located_extent& below) {
   switch (below.found.extent.kind) {
     case extent_kind::data:

@@ -33,6 +33,9 @@ struct populated {
 /// flight. Errors leave grains done so far in place; calling again skips them.
 task<result<populated>> populate(write_context context, byte_range range, std::size_t base_depth);
 
+/// How many lookups that may all be answered from cached metadata a task does before it lets others run.
+inline constexpr unsigned looks_per_turn = 256;
+
 /// First part of `within` that populate() would copy or mark, at most `longest` bytes, as whole grains; empty
 /// at within.end() if there is none. Looks at metadata only. Precondition: `within` starts on a grain.
 task<result<byte_range>> find_to_populate(write_context context, byte_range within, std::size_t base_depth,

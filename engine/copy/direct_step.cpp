@@ -14,14 +14,10 @@ using runs = std::vector<byte_range>;
 
 /// Where the target's bytes are; nothing unless all of `range` may be written there by descriptor.
 task<result<std::optional<mapping>>> find_place(image& target, byte_range range) {
-  std::optional<mapping> place;
-  result<mapping> found = co_await target.map(range, map_effort::locate);
-  if (!found) co_return found.error();
-  const extent& here = found->extent;
-  if (here.kind != extent_kind::data || !here.in_place || here.length != range.length) co_return place;
-  const storage& behind = target.storage_at(here.storage_index);
-  if (!behind.descriptor() || !behind.capabilities().writable) co_return place;
-  place.emplace(std::move(*found));
+  result<std::optional<mapping>> place = co_await find_in_place(target, range);
+  if (!place || !*place) co_return place;
+  const storage& behind = target.storage_at((*place)->extent.storage_index);
+  if (!behind.descriptor() || !behind.capabilities().writable) place->reset();
   co_return place;
 }
 
