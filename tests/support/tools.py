@@ -8,9 +8,11 @@ class ToolError(Exception):
     """A tool or the guest did not do what it was asked; the text says which and why."""
 
 
-def run(*command, expected=(0,), **options):
-    """Runs a tool to its end and returns what it printed; an exit code not expected shows its words."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+def run(*command, expected=(0,), piped=None, **options):
+    """Runs a tool to its end and returns what it printed; an exit code not expected shows its words. `piped` is what
+    it reads."""
+    options.update({"stdin": subprocess.DEVNULL} if piped is None else {"input": piped})
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True, errors="replace", **options)
     if done.returncode not in expected:
         raise ToolError(f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stdout}")
