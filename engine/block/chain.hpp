@@ -1,4 +1,9 @@
 // The backing chain of one disk: layers from the active one (depth 0) down to the base.
+//
+// Who owns a range is found by asking the layers from the top down. What the layers below the last writable one
+// answered is remembered (owner_index.hpp), so that a range costs the walk once and from then on as much as in a
+// chain of one layer. A walk that is to be remembered asks for the range up to the end of its region: that does no
+// more I/O, since an image reads no more metadata than the first byte asked for needs.
 #pragma once
 
 #include "engine/base/error.hpp"
@@ -6,6 +11,7 @@
 #include "engine/base/task.hpp"
 #include "engine/block/image.hpp"
 #include "engine/block/model.hpp"
+#include "engine/block/owner_index.hpp"
 
 #include <cstddef>
 #include <functional>
@@ -69,6 +75,9 @@ class chain {
   using error_sink = std::function<void(const layer& failed, byte_range range, error_code code)>;
   void set_error_sink(error_sink sink) { on_error_ = std::move(sink); }
 
+  /// Forgets what is remembered of who owns what; costs time only.
+  void forget_owners() const noexcept { owners_.clear(); }
+
   /// Replaces the layers. Precondition: nothing is in flight on the chain. The caller closes what was
   /// dropped.
   void replace_layers(std::vector<std::shared_ptr<layer>> layers);
@@ -78,9 +87,28 @@ class chain {
 
  private:
   class walk;
+  using cached_answer = std::optional<result<located_extent>>;
+
+  cached_answer try_walk(byte_range range, depth_range among, map_effort effort) const;
+  task<result<located_extent>> walk_down(byte_range range, depth_range among, map_effort effort) const;
+
+  void prepare_index();
+  bool uses_index(depth_range among) const noexcept;
+  /// What to ask the indexed layers for, so that the answer is worth remembering.
+  byte_range to_be_learnt(byte_range wanted) const noexcept;
+  void learn(const cached_answer& answer, byte_range asked) const;
+  std::optional<owner_index::owned> recall(byte_range range) const;
+  std::optional<located_extent> answer_from(const owner_index::owned& known, byte_range range,
+                                            std::size_t last, map_effort effort) const;
+  cached_answer try_below(byte_range range, depth_range among, map_effort effort) const;
+  task<result<located_extent>> below(byte_range range, depth_range among, map_effort effort) const;
 
   std::vector<std::shared_ptr<layer>> layers_;
   error_sink on_error_;
+  std::size_t indexed_from_ = 0;  ///< the index speaks of the layers from here on, if has_index_
+  bool has_index_ = false;
+  mutable owner_index owners_;                 ///< a cache: what is asked fills it
+  mutable std::vector<std::uint64_t> epochs_;  ///< of every layer, when owners_ began to be filled
 };
 
 }  // namespace weir

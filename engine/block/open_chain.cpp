@@ -24,6 +24,14 @@ struct candidate {
   bool may_probe = false;  ///< the overlay states raw explicitly: whatever is found is safe
 };
 
+/// How much of its metadata a layer may keep cached. The sum over a chain of hundreds stays bounded: what deep layers
+/// answered is remembered by the chain's owner index, so they are seldom asked again.
+std::size_t cache_share(std::size_t depth) noexcept {
+  constexpr std::size_t near_layers = 4;
+  if (depth == 0) return 32 * MiB;
+  return depth <= near_layers ? 16 * MiB : 512 * KiB;
+}
+
 std::string_view own_name(const disk_model& disk) noexcept {
   return disk.target.empty() ? std::string_view("the disk") : std::string_view(disk.target);
 }
@@ -302,6 +310,7 @@ class chain_opener {
       co_return refuse(model, "format " + model.format + " is not supported");
     }
     image_open_options options = options_.image;
+    options.metadata_cache_bytes = std::min(options.metadata_cache_bytes, cache_share(layers_.size()));
     if (!layers_.empty()) options.snapshot.clear();
     if (!options.snapshot.empty() && !driver->has_snapshots) {
       co_await discard_storage(std::move(from));

@@ -2,6 +2,7 @@
 
 #include "engine/base/task_group.hpp"
 #include "formats/registry.hpp"
+#include "tests/support/owner_check.hpp"
 #include "tests/support/simulation.hpp"
 
 #include <boost/asio/co_spawn.hpp>
@@ -91,7 +92,7 @@ void disk_world::add_layer(std::size_t index) {
 }
 
 void disk_world::make_chain() {
-  const std::size_t depth = 1 + draw(4);
+  const std::size_t depth = 1 + draw(settings_.most_layers);
   for (std::size_t index = 0; index < depth; ++index) {
     add_layer(index);
     open();
@@ -258,6 +259,25 @@ void disk_world::finish_streaming() {
 
 void disk_world::toggle_copy_on_read() {
   disk_->set_copy_on_read(!disk_->settings().copy_on_read);
+}
+
+void disk_world::check_owners(unsigned count) {
+  // Streaming must not change the layers between two questions; requests meanwhile ask the chain, too.
+  if (job_ && draw(2) == 0) return;
+  finish_streaming();
+  const auto work = [this, count]() -> task<void> {
+    const weir::chain& layers = disk_->chain();
+    for (unsigned done = 0; done < count; ++done) {
+      const byte_range range = draw_range(disk_->size());
+      depth_range among;
+      if (draw(3) == 0) among.first = draw(layers.depth());
+      if (draw(3) == 0) among.last = among.first + draw(layers.depth() + 1);
+      const map_effort effort = draw(4) == 0 ? map_effort::status : map_effort::locate;
+      co_await expect_same_owners(layers, range, among, effort);
+      if (draw(16) == 0) layers.forget_owners();
+    }
+  };
+  run(work());
 }
 
 void disk_world::check_content() {

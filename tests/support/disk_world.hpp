@@ -22,6 +22,7 @@ struct world_settings {
   /// Of a million operations on the media, during requests but not while layers are opened or checked.
   std::uint32_t errors_per_million = 0;
   std::uint64_t longest_disk_bytes = 48 * KiB;
+  std::uint64_t most_layers = 4;
 };
 
 class disk_world {
@@ -43,6 +44,9 @@ class disk_world {
   /// Waits for the job, if there is one.
   void finish_streaming();
   void toggle_copy_on_read();
+  /// Asks `count` times who owns a random range, among random layers, and compares the answer with a walk; now and
+  /// then the chain forgets what it remembers. Does nothing, or waits, while a job runs. Precondition: no faults.
+  void check_owners(unsigned count);
   /// Reads the whole disk and compares it with the oracle.
   void check_content();
   power_supply& power() noexcept { return power_; }

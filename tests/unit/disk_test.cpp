@@ -139,7 +139,9 @@ TEST_F(disk_test, a_long_status_lets_others_run) {
 
 TEST_F(disk_test, units_are_decoded_by_workers_also_without_a_descriptor) {
   add_layer(std::make_unique<encoded_image>());
-  open({.read_only = true});
+  disk_settings how;
+  how.read_only = true;
+  open(how);
   std::vector<std::byte> bytes(encoded_image::unit_bytes);
   const byte_range whole{0, bytes.size()};
   const auto found = run(io_, disk_->read_and_scan(whole, bytes, 4096));
@@ -164,6 +166,84 @@ TEST_F(disk_test, fast_zeroes_only_are_refused_where_zeros_would_be_written) {
   std::vector<std::byte> bytes(data.size(), std::byte{1});
   run(io_, disk_->read(0, bytes)).value();
   EXPECT_EQ(bytes, std::vector<std::byte>(data.size()));
+}
+
+/// A chain of qcow2 layers with small tables, opened twice: what one copy reads can be held against the other.
+class twin_chains : public disk_test {
+ protected:
+  static constexpr std::uint64_t size = 4 * MiB;
+  static constexpr std::size_t depth = 6;
+
+  struct twin {
+    storage_watch watch;
+    std::unique_ptr<chain> layers;
+  };
+
+  twin_chains() {
+    for (std::size_t index = 0; index < depth; ++index) {
+      media_.push_back(std::make_unique<simulated_disk>(0, power_));
+      simulated_storage file(*media_.back());
+      image_create_options how;
+      how.virtual_size = size;
+      how.options["cluster_size"] = "512";
+      how.backing = backing_reference{"below", "qcow2", false};
+      run(io_, qcow2_driver().create(file, how)).value();
+      add_layer(open_layer(index, true, watch_));
+      open();
+      for (unsigned count = 0; count < 100; ++count) {
+        const std::vector<std::byte> data(512 * (1 + random_() % 4), std::byte{1});
+        run(io_, disk_->write(random_() % (size / 512 - 4) * 512, data, {})).value();
+      }
+      run(io_, disk_->close()).value();
+      disk_.reset();
+      layers_.clear();
+    }
+  }
+  ~twin_chains() override {
+    for (twin& each : twins_) run(io_, each.layers->close()).value();
+  }
+
+  std::unique_ptr<image> open_layer(std::size_t index, bool writable, storage_watch& watch) {
+    auto file = std::make_unique<simulated_storage>(*media_[index]);
+    auto watched = std::make_unique<watched_storage>(std::move(file), watch);
+    return run(io_, qcow2_driver().open(std::move(watched), {.writable = writable})).value();
+  }
+  void open_twins() {
+    for (twin& each : twins_) {
+      for (std::size_t index = depth; index-- > 0;) {
+        auto next = std::make_shared<layer>();
+        next->image = open_layer(index, index == depth - 1, each.watch);
+        layers_.push_back(std::move(next));
+      }
+      each.layers = std::make_unique<chain>(std::exchange(layers_, {}));
+      each.watch = {};
+    }
+  }
+  /// Who owns the first byte, asking one layer after the other.
+  std::size_t walk(byte_range range) {
+    const chain& layers = *twins_[1].layers;
+    for (std::size_t at = 0; at < depth; ++at) {
+      const auto found = run(io_, layers.at(at)->image->map(range, map_effort::locate));
+      if (found.value().extent.kind != extent_kind::unallocated) return at;
+    }
+    return depth;
+  }
+
+  std::mt19937_64 random_{1};
+  power_supply power_;
+  std::vector<std::unique_ptr<simulated_disk>> media_;  // base first
+  std::array<twin, 2> twins_;
+};
+
+TEST_F(twin_chains, remembering_owners_costs_no_more_reads_than_walking) {
+  open_twins();
+  for (unsigned count = 0; count < 2000; ++count) {
+    const byte_range range{random_() % (size / 512 - 8) * 512, 512 * (1 + random_() % 8)};
+    const auto found = run(io_, twins_[0].layers->lookup(range, {}, map_effort::locate));
+    ASSERT_EQ(found.value().depth, walk(range)) << range.offset;
+    ASSERT_LE(twins_[0].watch.read_bytes, twins_[1].watch.read_bytes) << range.offset;
+  }
+  EXPECT_GT(twins_[1].watch.read_bytes, 0U);
 }
 
 }  // namespace
