@@ -30,6 +30,7 @@ result<void> discard_sectors(int descriptor, byte_range sectors) {
 
 task<result<void>> file_space::punch(byte_range range) {
   if (!can_punch_) co_return errc::not_supported;
+  known_runs_.clear();
   const result<void> done = co_await io_.allocate(descriptor_, punch_mode, range);
   if (done || !is_unsupported(done.error())) co_return done;
   can_punch_ = false;
@@ -37,6 +38,7 @@ task<result<void>> file_space::punch(byte_range range) {
 }
 
 task<result<void>> file_space::zero_allocated(byte_range range) {
+  known_runs_.clear();
   if (can_zero_range_) {
     const result<void> done = co_await io_.allocate(descriptor_, FALLOC_FL_ZERO_RANGE, range);
     if (done || !is_unsupported(done.error())) co_return done;
@@ -90,6 +92,7 @@ task<result<void>> file_space::discard(byte_range range) {
 }
 
 task<result<void>> file_space::set_length(std::uint64_t length) {
+  known_runs_.clear();
   const int descriptor = descriptor_;
   const auto work = [descriptor, length]() -> result<void> {
     if (::ftruncate(descriptor, static_cast<off_t>(length)) != 0) return errno_code(errno);
@@ -127,8 +130,9 @@ task<result<storage_run>> file_space::status(byte_range range, std::uint64_t siz
   const auto holds_start = [range](const run& known) { return known.range.contains(range.offset); };
   auto at = std::find_if(known_runs_.begin(), known_runs_.end(), holds_start);
   if (at == known_runs_.end()) {
-    // Another writer of the file, or of its descriptor, would make a remembered hole a lie.
-    const byte_range asked = is_frozen_ ? range_between(range.offset, size) : range;
+    // Another writer of the file, or of its descriptor, would make a remembered hole a lie. Data is always a true
+    // answer, and finding where it ends may cost a walk over the whole file (tmpfs).
+    const byte_range asked = range_between(range.offset, size);
     const std::size_t count = is_frozen_ ? runs_per_trip : 1;
     const int descriptor = descriptor_;
     const auto work = [descriptor, asked, count] { return list_runs(descriptor, asked, count); };
@@ -137,7 +141,7 @@ task<result<storage_run>> file_space::status(byte_range range, std::uint64_t siz
     known_runs_ = std::move(*found);
     at = known_runs_.begin();
     const storage_run answer{std::min(at->range.end(), range.end()) - range.offset, at->is_hole};
-    if (!is_frozen_) known_runs_.clear();
+    if (!is_frozen_ && at->is_hole) known_runs_.clear();
     co_return answer;
   }
   co_return storage_run{std::min(at->range.end(), range.end()) - range.offset, at->is_hole};

@@ -47,7 +47,7 @@ class file_space {
   bool can_punch_ = true;
   bool can_zero_range_ = true;
   bool can_discard_ = true;
-  runs known_runs_;  // of a frozen file, contiguous
+  runs known_runs_;  // contiguous; of a file that may change data only, so that it is never wrong
 };
 
 }  // namespace weir
