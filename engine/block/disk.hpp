@@ -79,6 +79,12 @@ class disk {
 
   task<result<void>> read(std::uint64_t offset, std::span<std::byte> buffer);
   task<result<void>> write(std::uint64_t offset, std::span<const std::byte> data, write_flags flags);
+  /// The same on the spot, where that waits for nothing and needs no device: false if it does, or if anything is
+  /// wrong. Then the range may be read or written in part, and the request is still to be made as above.
+  /// Longer requests are not tried: copying more keeps others waiting.
+  static constexpr std::size_t longest_at_once = 1 * MiB;
+  bool read_at_once(std::uint64_t offset, std::span<std::byte> buffer);
+  bool write_at_once(std::uint64_t offset, std::span<const std::byte> data, write_flags flags);
   task<result<void>> zero(byte_range range, zero_flags flags);
   /// Content afterwards: zero or unchanged, stable; parts smaller than a grain are left alone.
   task<result<void>> discard(byte_range range, write_flags flags);

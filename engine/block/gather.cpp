@@ -80,6 +80,29 @@ task<result<void>> read_chain(engine_resources resources, const chain& from, byt
   co_return result<void>{};
 }
 
+bool read_chain_at_once(const chain& from, byte_range range, std::span<std::byte> buffer) {
+  assert(buffer.size() == range.length);
+  while (!range.empty()) {
+    const auto found = from.try_lookup(range, {}, map_effort::locate);
+    if (!found || !*found) return false;
+    const located_extent& here = **found;
+    const extent& what = here.found.extent;
+    const auto part = buffer.first(static_cast<std::size_t>(what.length));
+    if (what.kind == extent_kind::encoded) return false;
+    if (what.kind == extent_kind::data) {
+      const storage& holds = storage_of(here);
+      const std::optional<int> descriptor = holds.descriptor();
+      const bool waits = !holds.capabilities().in_memory;
+      if (!descriptor || !read_if_cached(*descriptor, what.host_offset, part, waits)) return false;
+    } else {
+      std::memset(part.data(), 0, part.size());
+    }
+    buffer = buffer.subspan(part.size());
+    range = range_between(range.offset + part.size(), range.end());
+  }
+  return true;
+}
+
 task<result<gather_plan>> gather_plan::plan(const chain& from, byte_range range, depth_range among) {
   gather_plan made;
   std::uint64_t position = 0;

@@ -22,6 +22,10 @@ namespace weir {
 task<result<void>> read_chain(engine_resources resources, const chain& from, byte_range range,
                               std::span<std::byte> buffer, depth_range among);
 
+/// The same on the spot, from cached metadata, memory and the page cache; false where that does not do. Part of the
+/// buffer may be filled then.
+bool read_chain_at_once(const chain& from, byte_range range, std::span<std::byte> buffer);
+
 /// The same on a worker where descriptors allow, followed by a search for zeros: returns where `buffer` is not
 /// zero (see non_zero_runs).
 task<result<std::vector<byte_range>>> gather_and_scan(engine_resources resources, const chain& from,

@@ -15,13 +15,28 @@ namespace {
 constexpr std::size_t pieces_per_call = 256;
 /// Payload of a TLS record.
 constexpr std::size_t record_bytes = 16 * KiB;
+/// So much is worth a system call of its own.
+constexpr std::size_t send_at_once_bytes = 256 * KiB;
+/// Room for the replies to a deep queue: without it the sender waits for its peer in the middle of a batch.
+constexpr int socket_buffer_bytes = 2 << 20;
+
+/// TCP finds the size by itself.
+void widen_unix_socket(int descriptor) noexcept {
+  int domain = 0;
+  socklen_t length = sizeof domain;
+  if (::getsockopt(descriptor, SOL_SOCKET, SO_DOMAIN, &domain, &length) != 0 || domain != AF_UNIX) return;
+  ::setsockopt(descriptor, SOL_SOCKET, SO_SNDBUF, &socket_buffer_bytes, sizeof socket_buffer_bytes);
+}
 
 }  // namespace
 
 void reply_sender::queue(reply_part part) {
   if (broken_) return retire(part);
+  queued_bytes_ += part.head().size() + part.body.size();
   queued_.push_back(std::move(part));
-  wake();
+  // Not parked, the task is in the middle of a batch, or about to look.
+  if (queued_bytes_ >= send_at_once_bytes && parked_) send_at_once();
+  if (!queued_.empty() || !batch_.empty()) wake();
 }
 
 void reply_sender::finish() {
@@ -34,9 +49,10 @@ void reply_sender::wake() {
 }
 
 task<void> reply_sender::run() {
+  widen_unix_socket(socket_.native_handle());
   for (;;) {
-    if (!queued_.empty()) {
-      std::swap(queued_, batch_);
+    if (batch_.empty()) begin_batch();
+    if (!batch_.empty()) {
       co_await send_batch();
     } else if (finishing_) {
       co_return;
@@ -56,8 +72,27 @@ task<void> reply_sender::send_batch() {
       break_off();
     }
   }
+  end_batch();
+}
+
+void reply_sender::begin_batch() noexcept {
+  std::swap(queued_, batch_);
+  queued_bytes_ = 0;
+}
+
+void reply_sender::end_batch() noexcept {
   batch_.clear();
   next_ = 0;
+}
+
+void reply_sender::send_at_once() {
+  begin_batch();
+  while (next_ < batch_.size()) {
+    const int error = send_some();
+    if (error == EAGAIN) return;
+    if (error != 0) break_off();
+  }
+  end_batch();
 }
 
 int reply_sender::send_some() {
@@ -138,6 +173,7 @@ void reply_sender::break_off() {
   for (; next_ < batch_.size(); ++next_) retire(batch_[next_]);
   for (reply_part& part : queued_) retire(part);
   queued_.clear();
+  queued_bytes_ = 0;
   sent_of_next_ = 0;
 }
 

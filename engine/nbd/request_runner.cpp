@@ -49,11 +49,32 @@ request_runner::request_runner(const export_entry& served, const session_terms& 
 
 void request_runner::start(const request& asked, buffer_lease payload, std::uint32_t charge_bytes) {
   job next{asked, std::move(payload), charge_bytes};
+  if (is_done_at_once(next)) return;
   if (idle_.empty()) return workers_.spawn(work(std::move(next)));
   std::move_only_function<void()> resume = std::move(idle_.back());
   idle_.pop_back();
   handed_over_ = std::move(next);
   resume();
+}
+
+bool request_runner::is_done_at_once(job& next) {
+  const request& asked = next.asked;
+  const auto code = static_cast<command>(asked.code);
+  if (code == command::read) return read_at_once(next);
+  if (code != command::write) return false;
+  if (!disk_.write_at_once(asked.offset, next.payload.bytes(), write_flags_of(asked))) return false;
+  complete(next, result<void>{});
+  return true;
+}
+
+bool request_runner::read_at_once(const job& current) {
+  const request& asked = current.asked;
+  if (asked.length == 0 || asked.length > disk::longest_at_once || wants_hole_search(asked)) return false;
+  std::optional<buffer_lease> data = buffers_.try_acquire(asked.length);
+  if (!data || !disk_.read_at_once(asked.offset, data->bytes())) return false;
+  const read_piece whole{range_of(asked), false};
+  answer_read(current, {&whole, 1}, std::move(*data));
+  return true;
 }
 
 task<void> request_runner::finish() {

@@ -1,6 +1,8 @@
 // Executes the requests of one connection on its disk, side by side, and queues their replies.
 //
-// Requests run in tasks that are kept: an idle one is handed the next request and runs it at once, up to its
+// Most requests need no waiting (disk::read_at_once, write_at_once) and are done where they are taken; what one
+// receive brought and admission lets in is the most that is done in one go. The others
+// run in tasks that are kept: an idle one is handed the next request and runs it at once, up to its
 // first suspension, on the caller's stack. So a request that needs no waiting costs no turn of the executor
 // and no new task.
 #pragma once
@@ -41,6 +43,8 @@ class request_runner {
     std::uint32_t charge_bytes = 0;
   };
 
+  bool is_done_at_once(job& next);
+  bool read_at_once(const job& current);
   task<void> work(job first);
   task<void> execute(job& current);
   task<void> read(const job& current);
