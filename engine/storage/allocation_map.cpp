@@ -13,6 +13,10 @@ std::optional<allocation_map::run> allocation_map::find(std::uint64_t offset) co
   return run{range_between(begin, known.end), known.reads_zero};
 }
 
+void allocation_map::make_room(std::size_t count) {
+  if (runs_.size() + count > most_runs) runs_.clear();
+}
+
 void allocation_map::learn(byte_range range, bool reads_zero) {
   if (runs_.size() >= most_runs) runs_.clear();
   auto after = runs_.upper_bound(range.offset);

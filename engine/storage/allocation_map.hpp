@@ -22,6 +22,9 @@ class allocation_map {
 
   /// What is known at `offset`: the run around it, as long as it is known to be.
   std::optional<run> find(std::uint64_t offset) const noexcept;
+  /// To be called before what one answer tells is learnt, so that none of it is forgotten again at once.
+  /// Precondition: count <= most_runs.
+  void make_room(std::size_t count);
   /// Adds what was learnt; what is known already stays.
   void learn(byte_range range, bool reads_zero);
 

@@ -53,6 +53,7 @@ class local_file final : public storage {
   task<result<void>> zero_device(byte_range range, zero_mode mode);
   task<result<void>> write_zeros(byte_range range);
   task<result<void>> synced(result<void> done);
+  task<result<void>> sync_data();
   void unlock() noexcept;
 
   file_io& io_;
@@ -66,6 +67,7 @@ class local_file final : public storage {
   unsigned inline_count_ = 0;
   file_space space_;
   std::optional<direct_access> direct_;
+  error_code sync_error_;  ///< the first one, for good
 };
 
 local_file::local_file(file_io& io, std::string location, opened_file file, const local_file_options& options)
@@ -139,13 +141,23 @@ task<result<void>> local_file::do_write(std::uint64_t offset, std::span<const st
 
 task<result<void>> local_file::do_flush() {
   if (cache_ == cache_mode::unsafe) co_return result<void>{};
-  co_return co_await io_.sync_data(file_.descriptor.get());
+  co_return co_await sync_data();
+}
+
+// Linux tells once that the page cache could not be written back, and then takes the lost pages for clean: no later
+// success means that they are on the disk.
+task<result<void>> local_file::sync_data() {
+  if (sync_error_) co_return sync_error_;
+  const result<void> done = co_await io_.sync_data(file_.descriptor.get());
+  if (!done && !direct_ && !sync_error_) sync_error_ = done.error();
+  if (sync_error_) co_return sync_error_;
+  co_return done;
 }
 
 // A change is durable when it completes where the cache mode says so.
 task<result<void>> local_file::synced(result<void> done) {
   if (!done || cache_ != cache_mode::directsync) co_return done;
-  co_return co_await io_.sync_data(file_.descriptor.get());
+  co_return co_await sync_data();
 }
 
 task<result<void>> local_file::do_zero(byte_range range, zero_mode mode) {

@@ -84,7 +84,7 @@ class nbd_connection::request {
                         std::size_t count, int*) noexcept {
     if (std::strcmp(context, allocation_context) != 0) return 0;
     std::vector<nbd_run>& runs = *static_cast<request*>(self)->runs_;
-    for (std::size_t i = 0; i + 1 < count; i += 2) {
+    for (std::size_t i = 0; i + 1 < count && runs.size() < most_runs; i += 2) {
       runs.push_back({.length = entries[i], .reads_zero = (entries[i + 1] & reads_zero_bit) != 0});
     }
     return 0;
@@ -287,7 +287,10 @@ task<result<void>> nbd_connection::perform(Issue issue) {
   if (!usable_) co_return errno_code(ENOTCONN);
   const std::shared_ptr<nbd_connection> self = shared_from_this();
   request waiting(*this);
-  if (in_flight_++ == 0) start_stall_clock();
+  if (in_flight_++ == 0) {
+    silent_periods_ = 0;
+    start_stall_clock();
+  }
   co_await suspend_until([&](std::move_only_function<void()> resume) {
     waiting.park(std::move(resume));
     // Below zero: nothing was sent and no completion will run.
@@ -300,6 +303,15 @@ task<result<void>> nbd_connection::perform(Issue issue) {
   co_return result<void>{};
 }
 
+template <class Issue>
+task<result<void>> nbd_connection::perform_change(Issue issue) {
+  const std::shared_ptr<nbd_connection> self = shared_from_this();
+  ++changes_in_flight_;
+  const result<void> done = co_await perform(std::move(issue));
+  --changes_in_flight_;
+  co_return done;
+}
+
 task<result<void>> nbd_connection::read(std::uint64_t offset, std::span<std::byte> buffer) {
   return perform([this, offset, buffer](request& waiting) {
     return nbd_aio_pread(handle_, buffer.data(), buffer.size(), offset, waiting.completion(), 0);
@@ -307,20 +319,20 @@ task<result<void>> nbd_connection::read(std::uint64_t offset, std::span<std::byt
 }
 
 task<result<void>> nbd_connection::write(std::uint64_t offset, std::span<const std::byte> data) {
-  return perform([this, offset, data](request& waiting) {
+  return perform_change([this, offset, data](request& waiting) {
     return nbd_aio_pwrite(handle_, data.data(), data.size(), offset, waiting.completion(), 0);
   });
 }
 
 task<result<void>> nbd_connection::zero(byte_range range, bool keep_allocated) {
   const std::uint32_t flags = keep_allocated ? LIBNBD_CMD_FLAG_NO_HOLE : 0;
-  return perform([this, range, flags](request& waiting) {
+  return perform_change([this, range, flags](request& waiting) {
     return nbd_aio_zero(handle_, range.length, range.offset, waiting.completion(), flags);
   });
 }
 
 task<result<void>> nbd_connection::trim(byte_range range) {
-  return perform([this, range](request& waiting) {
+  return perform_change([this, range](request& waiting) {
     return nbd_aio_trim(handle_, range.length, range.offset, waiting.completion(), 0);
   });
 }
@@ -350,12 +362,14 @@ task<result<std::vector<nbd_run>>> nbd_connection::status(byte_range range) {
   co_return sound;
 }
 
-/// Runs while requests are in flight; a whole period without an answer ends the connection.
+/// Runs while requests are in flight; whole periods without an answer end the connection.
 void nbd_connection::start_stall_clock() {
   stall_timer_.expires_after(settings_.stall_timeout);
   stall_timer_.async_wait([self = shared_from_this(), seen = answered_count_](const error_code& cancelled) {
     if (cancelled || self->in_flight_ == 0) return;
-    if (self->answered_count_ == seen) {
+    self->silent_periods_ = self->answered_count_ == seen ? self->silent_periods_ + 1 : 0;
+    const unsigned patience = self->changes_in_flight_ == 0 ? 1 : self->settings_.stalls_of_a_change;
+    if (self->silent_periods_ >= patience) {
       self->abandon();
     } else {
       self->start_stall_clock();

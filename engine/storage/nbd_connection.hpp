@@ -73,13 +73,14 @@ class nbd_connection : public std::enable_shared_from_this<nbd_connection> {
   // lengths at most longest_effect. Errors: the server's errno values; anything at all, with is_usable() false afterwards, if the connection was lost meanwhile.
 
   static constexpr std::uint64_t longest_effect = std::uint64_t{1} << 30;
+  static constexpr std::size_t most_runs = 16 * 1024;
 
   task<result<void>> read(std::uint64_t offset, std::span<std::byte> buffer);
   task<result<void>> write(std::uint64_t offset, std::span<const std::byte> data);
   task<result<void>> zero(byte_range range, bool keep_allocated);
   task<result<void>> trim(byte_range range);
   task<result<void>> flush();
-  /// Runs from range.offset on, together no longer than `range`, at least one.
+  /// Runs from range.offset on, together no longer than `range`, at least one and at most most_runs.
   task<result<std::vector<nbd_run>>> status(byte_range range);
 
   /// Gives the connection up: what is in flight fails soon.
@@ -97,6 +98,8 @@ class nbd_connection : public std::enable_shared_from_this<nbd_connection> {
 
   template <class Issue>
   task<result<void>> perform(Issue issue);
+  template <class Issue>
+  task<result<void>> perform_change(Issue issue);
 
   void arm();
   void watch();
@@ -119,7 +122,9 @@ class nbd_connection : public std::enable_shared_from_this<nbd_connection> {
   bool usable_ = false;
   bool timed_out_ = false;
   unsigned in_flight_ = 0;
+  unsigned changes_in_flight_ = 0;
   std::uint64_t answered_count_ = 0;
+  unsigned silent_periods_ = 0;
   timer stall_timer_;
   async_event changed_;
 };

@@ -56,6 +56,11 @@ bool nbd_link::is_complete() const noexcept {
   return std::ranges::all_of(connections_, [](const auto& each) { return each->is_usable(); });
 }
 
+std::uint64_t nbd_link::loss_count() const noexcept {
+  const auto down = std::ranges::count_if(connections_, [](const auto& each) { return !each->is_usable(); });
+  return replaced_count_ + static_cast<std::uint64_t>(down);
+}
+
 task<result<std::shared_ptr<nbd_connection>>> nbd_link::acquire() {
   while (true) {
     if (closing_) co_return errc::closed;
@@ -72,7 +77,6 @@ task<result<std::shared_ptr<nbd_connection>>> nbd_link::acquire() {
 void nbd_link::note_outage() {
   if (outage_since_) return;
   outage_since_ = clock::now();
-  ++outage_count_;
   limit_timer_.expires_after(settings_.reconnect_limit);
   limit_timer_.async_wait([this](const error_code& cancelled) {
     if (!cancelled) restored_.notify_all();
@@ -112,6 +116,7 @@ task<bool> nbd_link::replace_one() {
     co_return false;
   }
   *lost = std::move(*opened);
+  ++replaced_count_;
   outage_since_.reset();
   limit_timer_.cancel();
   restored_.notify_all();

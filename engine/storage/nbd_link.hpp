@@ -40,8 +40,9 @@ class nbd_link {
   /// ESTALE if the export has changed; closed.
   task<result<std::shared_ptr<nbd_connection>>> acquire();
 
-  /// How often the last connection was lost: what the server had not made durable then may be gone.
-  std::uint64_t outage_count() const noexcept { return outage_count_; }
+  /// How many connections were lost so far. The server may have been restarted with any of them: what it had answered
+  /// but not made durable before may be gone, even if other connections were never all down at once.
+  std::uint64_t loss_count() const noexcept;
 
   /// Ends the repair and every connection. Precondition: no request is in flight.
   task<void> close();
@@ -63,7 +64,7 @@ class nbd_link {
   nbd_export_facts facts_;
   std::vector<std::shared_ptr<nbd_connection>> connections_;
   std::optional<clock::time_point> outage_since_;
-  std::uint64_t outage_count_ = 0;
+  std::uint64_t replaced_count_ = 0;
   bool repairing_ = false;
   bool closing_ = false;
   bool changed_export_ = false;

@@ -3,9 +3,12 @@
 #include "engine/base/in_flight.hpp"
 #include "engine/storage/allocation_map.hpp"
 #include "engine/storage/nbd_link.hpp"
+#include "engine/storage/resend_limit.hpp"
+#include "engine/storage/shared_flush.hpp"
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -19,7 +22,6 @@ constexpr std::uint64_t learning_step = 1 * GiB;
 /// A server that tells less than so much at a time, so often in a row, is not asked again.
 constexpr std::uint64_t worthwhile_answer = 1 * MiB;
 constexpr unsigned most_poor_answers = 16;
-
 struct operation {
   enum class kind : std::uint8_t { read, write, zero, trim, flush };
   kind what;
@@ -49,7 +51,11 @@ task<result<void>> send(nbd_connection& over, const operation& wanted) {
 class nbd_storage final : public storage {
  public:
   nbd_storage(executor context, worker_pool& workers, nbd_target target, nbd_client_settings settings)
-      : link_(context, workers, std::move(target), settings), held_(context), learnt_(context) {}
+      : link_(context, workers, std::move(target), settings),
+        patience_(settings.reconnect_limit),
+        held_(context),
+        learnt_(context),
+        flush_(context) {}
 
   task<outcome<void>> connect(bool writable);
 
@@ -70,8 +76,8 @@ class nbd_storage final : public storage {
   task<result<storage_run>> do_status(byte_range range) override;
   task<result<void>> do_close() override;
 
-  task<result<void>> perform(operation wanted);
-  task<result<void>> perform_in_pieces(operation wanted, std::uint64_t longest);
+  task<result<std::uint64_t>> perform(operation wanted);
+  task<result<std::uint64_t>> perform_in_pieces(operation wanted, std::uint64_t longest);
   task<result<void>> read_data(byte_range range, std::span<std::byte> buffer);
   task<result<void>> write_bounced(byte_range range, std::span<const std::byte> data);
   task<result<std::vector<nbd_run>>> ask_status(byte_range range);
@@ -82,9 +88,12 @@ class nbd_storage final : public storage {
     return is_aligned(range.offset, block()) && is_aligned(range.length, block());
   }
   task<result<void>> change(operation wanted, std::uint64_t longest);
+  void note_unflushed(std::uint64_t losses) noexcept;
+  task<result<void>> flush_now();
   task<in_flight_ranges::hold> hold_blocks(byte_range range);
 
   nbd_link link_;
+  std::chrono::milliseconds patience_;
   storage_capabilities capabilities_;
   in_flight_ranges held_;  ///< blocks being changed, where the server wants aligned requests
   allocation_map known_;
@@ -92,8 +101,9 @@ class nbd_storage final : public storage {
   bool learning_ = false;
   unsigned poor_answers_ = 0;
   async_event learnt_;
-  bool unflushed_ = false;
-  std::uint64_t unflushed_outages_ = 0;  ///< the link's outages when unflushed_ became true
+  /// Changes were made that no flush covers; the link's losses when the first of them was sent.
+  std::optional<std::uint64_t> unflushed_;
+  shared_flush flush_;
 };
 
 task<outcome<void>> nbd_storage::connect(bool writable) {
@@ -116,27 +126,40 @@ task<outcome<void>> nbd_storage::connect(bool writable) {
 
 // Sending
 
-task<result<void>> nbd_storage::perform(operation wanted) {
+/// Returns the link's losses when the request that was answered was sent.
+task<result<std::uint64_t>> nbd_storage::perform(operation wanted) {
+  resend_limit limit(patience_);
   while (true) {
     const result<std::shared_ptr<nbd_connection>> over = co_await link_.acquire();
     if (!over) co_return over.error();
+    const std::uint64_t losses = link_.loss_count();
     const result<void> done = co_await send(**over, wanted);
-    if (done) co_return done;
+    if (done) co_return losses;
     if (done.error() == errno_code(ESHUTDOWN)) (*over)->abandon();
-    if ((*over)->is_usable()) co_return done;
+    if ((*over)->is_usable()) co_return done.error();
+    if (!limit.may_go_on()) co_return errno_code(EIO);
   }
 }
 
-task<result<void>> nbd_storage::perform_in_pieces(operation wanted, std::uint64_t longest) {
+/// Returns the link's losses when the first piece that was answered was sent.
+task<result<std::uint64_t>> nbd_storage::perform_in_pieces(operation wanted, std::uint64_t longest) {
   const byte_range whole = wanted.range;
+  std::optional<std::uint64_t> losses;
   for (std::uint64_t at = whole.offset; at < whole.end(); at = wanted.range.end()) {
     wanted.range = {at, std::min(longest, whole.end() - at)};
-    const result<void> done = co_await perform(wanted);
+    const result<std::uint64_t> done = co_await perform(wanted);
     if (!done) co_return done;
+    if (!losses) losses = *done;
     if (wanted.into != nullptr) wanted.into += wanted.range.length;
     if (wanted.from != nullptr) wanted.from += wanted.range.length;
   }
-  co_return result<void>{};
+  co_return losses.value_or(link_.loss_count());
+}
+
+/// What a read or flush makes of it.
+result<void> without_losses(const result<std::uint64_t>& done) {
+  if (!done) return done.error();
+  return {};
 }
 
 // Reading
@@ -171,22 +194,25 @@ task<result<void>> nbd_storage::do_read(std::uint64_t offset, std::span<std::byt
 task<result<void>> nbd_storage::read_data(byte_range range, std::span<std::byte> buffer) {
   if (is_straight(range)) {
     const operation wanted{.what = operation::kind::read, .range = range, .into = buffer.data()};
-    co_return co_await perform_in_pieces(wanted, link_.facts().longest_request);
+    const result<std::uint64_t> done = co_await perform_in_pieces(wanted, link_.facts().longest_request);
+    co_return without_losses(done);
   }
   const byte_range blocks = align_outward(range, block());
   std::vector<std::byte> bounce(static_cast<std::size_t>(blocks.length));
   const operation wanted{.what = operation::kind::read, .range = blocks, .into = bounce.data()};
-  const result<void> done = co_await perform_in_pieces(wanted, link_.facts().longest_request);
+  const result<std::uint64_t> done = co_await perform_in_pieces(wanted, link_.facts().longest_request);
   if (done) std::memcpy(buffer.data(), bounce.data() + (range.offset - blocks.offset), buffer.size());
-  co_return done;
+  co_return without_losses(done);
 }
 
 task<result<std::vector<nbd_run>>> nbd_storage::ask_status(byte_range range) {
+  resend_limit limit(patience_);
   while (true) {
     const result<std::shared_ptr<nbd_connection>> over = co_await link_.acquire();
     if (!over) co_return over.error();
     result<std::vector<nbd_run>> told = co_await (*over)->status(range);
     if (told || (*over)->is_usable()) co_return told;
+    if (!limit.may_go_on()) co_return errno_code(EIO);
   }
 }
 
@@ -213,6 +239,7 @@ task<void> nbd_storage::learn(byte_range range) {
   const result<std::vector<nbd_run>> told = co_await ask_status(asked);
   std::uint64_t at = begin;
   if (told) {
+    known_.make_room(told->size());
     for (const nbd_run& run : *told) {
       known_.learn({at, run.length}, run.reads_zero);
       at += run.length;
@@ -221,7 +248,7 @@ task<void> nbd_storage::learn(byte_range range) {
   // A server that fails here, or tells next to nothing, is taken at its data.
   const bool poor = at - begin < std::min(asked.length, worthwhile_answer);
   poor_answers_ = poor ? poor_answers_ + 1 : 0;
-  if (!told || poor_answers_ >= most_poor_answers) learns_ = false;
+  if (!told || at <= range.offset || poor_answers_ >= most_poor_answers) learns_ = false;
 }
 
 task<result<storage_run>> nbd_storage::do_status(byte_range range) {
@@ -236,6 +263,8 @@ task<result<storage_run>> nbd_storage::do_status(byte_range range) {
   const result<std::vector<nbd_run>> told = co_await ask_status(asked);
   if (!told) co_return told.error();
   const byte_range first{asked.offset, told->front().length};
+  // Less than a block.
+  if (first.end() <= range.offset) co_return errno_code(EPROTO);
   co_return storage_run{intersection(range, first).length, told->front().reads_zero};
 }
 
@@ -243,13 +272,14 @@ task<result<storage_run>> nbd_storage::do_status(byte_range range) {
 
 /// Changes and remembers that a flush must follow.
 task<result<void>> nbd_storage::change(operation wanted, std::uint64_t longest) {
-  const std::uint64_t outages_before = link_.outage_count();
-  const result<void> done = co_await perform_in_pieces(wanted, longest);
-  if (unflushed_) co_return done;
-  unflushed_ = true;
-  // One request was sent again as a whole if need be; of several, some may have been answered before the outage.
-  unflushed_outages_ = wanted.range.length <= longest ? link_.outage_count() : outages_before;
-  co_return done;
+  const std::uint64_t losses_before = link_.loss_count();
+  const result<std::uint64_t> done = co_await perform_in_pieces(wanted, longest);
+  note_unflushed(done ? *done : losses_before);
+  co_return without_losses(done);
+}
+
+void nbd_storage::note_unflushed(std::uint64_t losses) noexcept {
+  unflushed_ = unflushed_ ? std::min(*unflushed_, losses) : losses;
 }
 
 /// Exclusive ownership of the blocks; nothing where every byte can be written by itself.
@@ -272,7 +302,7 @@ task<result<void>> nbd_storage::write_bounced(byte_range range, std::span<const 
   std::vector<std::byte> bounce(static_cast<std::size_t>(blocks.length));
   const byte_range first{blocks.offset, block()};
   const byte_range last{blocks.end() - block(), block()};
-  result<void> done;
+  result<std::uint64_t> done = 0;
   if (!range.contains(first)) {
     const operation wanted{.what = operation::kind::read, .range = first, .into = bounce.data()};
     done = co_await perform(wanted);
@@ -282,23 +312,33 @@ task<result<void>> nbd_storage::write_bounced(byte_range range, std::span<const 
     const operation wanted{.what = operation::kind::read, .range = last, .into = into};
     done = co_await perform(wanted);
   }
-  if (!done) co_return done;
+  if (!done) co_return done.error();
   std::memcpy(bounce.data() + (range.offset - blocks.offset), data.data(), data.size());
   const operation wanted{.what = operation::kind::write, .range = blocks, .from = bounce.data()};
   co_return co_await change(wanted, link_.facts().longest_request);
 }
 
 task<result<void>> nbd_storage::do_flush() {
-  if (!unflushed_ || !link_.facts().can_flush) co_return result<void>{};
-  const std::uint64_t outages = unflushed_outages_;
-  unflushed_ = false;
+  if (!link_.facts().can_flush) co_return result<void>{};
+  const auto flush = [this] { return flush_now(); };
+  co_return co_await flush_.run(flush);
+}
+
+/// Precondition: no other flush is under way.
+task<result<void>> nbd_storage::flush_now() {
+  if (!unflushed_) co_return result<void>{};
+  // Changes that are answered from here on are the next flush's.
+  const std::uint64_t covered_since = *std::exchange(unflushed_, std::nullopt);
   const operation wanted{.what = operation::kind::flush, .range = {}};
-  const result<void> done = co_await perform(wanted);
-  if (done && outages != link_.outage_count()) co_return errno_code(EIO);
-  if (done) co_return done;
-  unflushed_ = true;
-  unflushed_outages_ = outages;
-  co_return done;
+  const result<std::uint64_t> done = co_await perform(wanted);
+  if (!done) {
+    note_unflushed(covered_since);
+    co_return done.error();
+  }
+  if (*done == covered_since) co_return result<void>{};
+  // Who asked meanwhile may miss the same changes.
+  if (flush_.has_next()) note_unflushed(covered_since);
+  co_return errno_code(EIO);
 }
 
 task<result<void>> nbd_storage::do_zero(byte_range range, zero_mode mode) {

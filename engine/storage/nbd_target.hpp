@@ -24,6 +24,8 @@ struct nbd_client_settings {
   std::chrono::milliseconds connect_timeout{10'000};
   /// A connection that answers nothing for so long while requests wait counts as lost.
   std::chrono::milliseconds stall_timeout{30'000};
+  /// That many times the stall_timeout while writes, zeroes or trims wait: see nbd_storage.hpp on what is sent twice.
+  unsigned stalls_of_a_change = 4;
   /// Requests wait so long for a lost server to come back before they fail.
   std::chrono::milliseconds reconnect_limit{60'000};
 };

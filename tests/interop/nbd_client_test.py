@@ -7,8 +7,9 @@ import subprocess
 import time
 import unittest
 
+from certificates import make_certificates
 from nbd_client import EIO, FLUSH, WRITE, Client
-from tools import ToolError, run, system_tool
+from tools import ToolError, run
 from weir_cli import CliTestCase
 
 MIB = 1 << 20
@@ -243,24 +244,8 @@ class NbdClient(CliTestCase):
 
 
 class NbdClientTls(CliTestCase):
-    def make_certificates(self, name):
-        """A certificate authority of its own and a server's certificate for 127.0.0.1, in a directory."""
-        folder = self.path(name)
-        os.mkdir(folder)
-        openssl = system_tool("openssl")
-        new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-        run(openssl, "req", "-x509", *new_key, "-days", "2", "-subj", "/CN=test authority",
-            "-keyout", "ca-key.pem", "-out", "ca-cert.pem", cwd=folder)
-        run(openssl, "req", *new_key, "-subj", "/CN=server", "-keyout", "server-key.pem", "-out",
-            "server.csr", cwd=folder)
-        with open(f"{folder}/names", "w", encoding="utf-8") as file:
-            file.write("subjectAltName=IP:127.0.0.1\n")
-        run(openssl, "x509", "-req", "-in", "server.csr", "-CA", "ca-cert.pem", "-CAkey", "ca-key.pem", "-CAcreateserial",
-            "-days", "2", "-extfile", "names", "-out", "server-cert.pem", cwd=folder)
-        return folder
-
     def test_the_server_is_verified(self):
-        ours, others = self.make_certificates("ours"), self.make_certificates("others")
+        ours, others = make_certificates(self.path("ours")), make_certificates(self.path("others"))
         self.write("base.raw", os.urandom(MIB))
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = str(probe.getsockname()[1])

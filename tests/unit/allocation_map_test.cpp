@@ -67,5 +67,16 @@ TEST(allocation_map, is_bounded) {
   }
 }
 
+TEST(allocation_map, room_is_made_before_an_answer_is_learnt) {
+  allocation_map map;
+  for (std::uint64_t index = 0; index < allocation_map::most_runs - 1; ++index) {
+    map.learn({index * 4, 2}, false);
+  }
+  constexpr std::uint64_t far = std::uint64_t{1} << 40;
+  map.make_room(10);
+  for (std::uint64_t index = 0; index < 10; ++index) map.learn({far + index, 1}, index % 2 == 0);
+  EXPECT_TRUE(map.find(far)) << "the first of it is still there";
+}
+
 }  // namespace
 }  // namespace weir

@@ -464,5 +464,29 @@ TEST_F(local_file_open_test, a_passed_descriptor_with_o_direct_is_served_at_any_
   EXPECT_EQ(file_content(path).size(), 10'001U);
 }
 
+/// Fails the first fdatasync, as Linux does after it could not write back.
+class failing_once_io final : public file_io {
+ public:
+  using file_io::file_io;
+  std::string_view name() const noexcept override { return "failing once"; }
+  int syncs = 0;
+
+ private:
+  task<std::int64_t> do_perform(const file_request& request) override {
+    if (request.operation == file_request::kind::sync_data) co_return syncs++ == 0 ? -EIO : 0;
+    co_return static_cast<std::int64_t>(request.length);
+  }
+};
+
+TEST_F(local_file_open_test, a_failed_flush_is_never_followed_by_a_good_one) {
+  make_file(path, 10'000);
+  failing_once_io failing(io.get_executor(), workers);
+  const auto opened = test::run(io, open_local_file(failing, path, {.writable = true}));
+  ASSERT_TRUE(opened) << opened.error().what;
+  EXPECT_EQ(test::run(io, (*opened)->flush()).error(), errno_code(EIO));
+  EXPECT_EQ(test::run(io, (*opened)->flush()).error(), errno_code(EIO));
+  ASSERT_TRUE(test::run(io, (*opened)->close()));
+}
+
 }  // namespace
 }  // namespace weir
