@@ -19,7 +19,7 @@ void declare_image_options(option_set& options, std::string_view tls_creds_help)
       .flag("allow-remote-backing", "Open network locations that are named in image headers.")
       .value("tls-creds", "DIR", tls_creds_help)
       .value("reconnect-limit", "SECONDS",
-             "Wait this long for an NBD server that is gone before requests fail (default 60).")
+             "Wait this long for an NBD or web server that is gone before requests fail (default 60).")
       .value(
           "passphrase-file", "PATH",
           "Passphrase of images encrypted with AES (qcow and qcow2, read-only): a file, or fd:N for an open "
@@ -49,7 +49,10 @@ outcome<image_settings> read_image_options(const given_options& given) {
   settings.storage.tls_directory = given.value("tls-creds").value_or("");
   const auto limit = given.number("reconnect-limit");
   if (limit.has_error()) return limit.error();
-  if (*limit) settings.storage.nbd.reconnect_limit = std::chrono::seconds(**limit);
+  if (*limit) {
+    settings.storage.nbd.reconnect_limit = std::chrono::seconds(**limit);
+    settings.storage.http.reconnect_limit = std::chrono::seconds(**limit);
+  }
   settings.snapshot = given.value("snapshot").value_or("");
   if (const auto file = given.value("passphrase-file")) {
     auto passphrase = read_passphrase(*file);

@@ -11,11 +11,12 @@
 
 namespace weir::cli {
 
-/// -f FMT, -U, --allow-remote-backing, --passphrase-file, and how to reach NBD servers.
+/// -f FMT, -U, --allow-remote-backing, --passphrase-file, and how to reach NBD and web servers.
 void declare_image_options(
-    option_set& options, std::string_view tls_creds_help =
-                             "For nbds:// images: ca-cert.pem to verify the server with, and client-cert.pem "
-                             "with client-key.pem; or keys.psk alone, whose first key is used.");
+    option_set& options,
+    std::string_view tls_creds_help =
+        "For nbds:// and https:// images: ca-cert.pem to verify the server with, and client-cert.pem "
+        "with client-key.pem; or keys.psk alone, whose first key is used.");
 /// --snapshot NAME|ID, for verbs that read.
 void declare_snapshot_option(option_set& options);
 /// What they ask for, to open an image for reading. Errors: usage (unknown format); a passphrase that cannot

@@ -99,11 +99,36 @@ void read_details(pugi::xml_node node, layer_source& source) {
     source.details.emplace_back("address", pci_address(address));
 }
 
-/// What opening must not ignore.
-string unsupported_in(pugi::xml_node node) {
-  for (const char* name : {"encryption", "auth", "cookies"}) {
-    if (node.child(name)) return string("<") + name + ">";
+bool is_web(const layer_source& source) {
+  return source.protocol == "http" || source.protocol == "https";
+}
+
+/// A cookie's name or value as RFC 6265 has them (libvirt asks for the same); a value may be quoted.
+bool is_cookie_text(std::string_view text) {
+  return !text.empty() && std::ranges::all_of(text, [](char c) {
+    return c > ' ' && c < 0x7f && c != ',' && c != ';' && c != '\\';
+  });
+}
+
+void read_cookies(pugi::xml_node node, layer_source& source, problem_log& log) {
+  for (const pugi::xml_node cookie : node.child("cookies").children("cookie")) {
+    const string name = cookie.attribute("name").value();
+    const string value = cookie.text().get();
+    // Not even a malformed one is shown.
+    if (!is_cookie_text(name) || !is_cookie_text(value) || name.find('=') != string::npos) {
+      log.add(cookie, "<cookie> without a proper name and value");
+      continue;
+    }
+    if (!source.secrets.cookies.empty()) source.secrets.cookies.append("; ");
+    source.secrets.cookies.append(name).append("=").append(value);
   }
+}
+
+/// What opening must not ignore.
+string unsupported_in(pugi::xml_node node, const layer_source& source) {
+  if (node.child("encryption")) return "<encryption>";
+  if (node.child("auth")) return "<auth>, whose password libvirt keeps,";
+  if (node.child("cookies") && !is_web(source)) return "<cookies>";
   return {};
 }
 
@@ -242,7 +267,8 @@ layer_source read_location(std::string_view type, pugi::xml_node element, proble
   }
   read_details(element, source);
   check_location(element, source, log);
-  source.unsupported = unsupported_in(element);
+  if (is_web(source)) read_cookies(element, source, log);
+  source.unsupported = unsupported_in(element, source);
   return source;
 }
 

@@ -158,8 +158,9 @@ outcome<parsed_backing> url_driver(std::string_view driver, const json::object& 
   if (const json::value* cookie = from.if_contains("cookie")) {
     if (!cookie->is_string() || cookie->get_string().find('=') == json::string::npos)
       return wrong("bad \"cookie\"");
-    parsed->source.details.emplace_back("cookies", "yes");
-    parsed->source.unsupported = "cookies";
+    if (cookie->get_string().find_first_of("\r\n") != json::string::npos) return wrong("bad \"cookie\"");
+    parsed->source.secrets.cookies = std::string(cookie->get_string());
+    parsed->incomplete = true;
   }
   return parsed;
 }

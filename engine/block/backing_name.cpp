@@ -116,8 +116,9 @@ outcome<layer_model> parse_image_name(std::string_view text) {
   }
   auto parsed = parse_backing_string(text, layer_source{});
   if (!parsed) return parsed.error();
-  if (parsed->incomplete) {
-    return make_failure(errc::unsupported_feature, text,
+  const bool is_web = parsed->source.protocol == "http" || parsed->source.protocol == "https";
+  if (parsed->incomplete && !is_web) {
+    return make_failure(errc::unsupported_feature, describe(parsed->source),
                         "credentials inside a name are not used; leave them out");
   }
   model.source = std::move(parsed->source);

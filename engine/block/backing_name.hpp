@@ -21,7 +21,8 @@ struct parsed_backing {
   layer_source source;
   std::optional<storage_slice> slice;  ///< from json's "raw" driver
   std::string format;                  ///< only where the name itself implies it (fat:DIR)
-  /// Understood, but part of it, such as inline credentials, was dropped: the layer must not be opened.
+  /// It carries credentials, which nobody follows who found them in an image: the layer must not be opened then. What
+  /// the user names may (parse_image_name), where weir has a use for them: source.secrets.
   bool incomplete = false;
 };
 
@@ -37,7 +38,8 @@ outcome<parsed_backing> parse_backing_string(std::string_view text, const layer_
 /// (CVE-2024-4467).
 outcome<layer_source> parse_data_file_name(const std::string& name, const layer_source& image);
 
-/// What an IMAGE argument of a command names: the same forms, and `fd:N`. Incomplete names are failures.
+/// What an IMAGE argument of a command names: the same forms, and `fd:N`. Credentials are taken for http and https
+/// (user and password in the URL, json's cookie) and refused elsewhere.
 outcome<layer_model> parse_image_name(std::string_view text);
 
 /// True for a string that parse_backing_string joins to the parent's directory.

@@ -56,6 +56,17 @@ std::optional<std::string> unescape(std::string_view text) {
   return plain;
 }
 
+/// `user[:password]`. False if malformed.
+bool parse_user(std::string_view text, layer_secrets& secrets) {
+  const std::size_t colon = text.find(':');
+  const auto user = unescape(text.substr(0, colon));
+  const auto password = unescape(colon == npos ? std::string_view{} : text.substr(colon + 1));
+  if (!user || !password) return false;
+  secrets.user = *user;
+  secrets.password = *password;
+  return true;
+}
+
 /// `[v6]:port`, `host:port` or `host`. False if malformed.
 bool parse_authority(std::string_view text, network_host& host) {
   std::string_view port;
@@ -161,7 +172,11 @@ bool parse_monitors(std::string_view text, std::vector<network_host>& hosts) {
 }  // namespace
 
 failure malformed(std::string_view text, std::string_view why) {
-  return make_failure(errc::unsupported_feature, text.substr(0, 256), why);
+  const std::size_t authority = text.find("://");
+  // Nobody knows which part of a malformed name is a password.
+  const bool may_hold_secrets = authority != npos && text.find('@', authority) != npos;
+  const std::string shown(text.substr(0, may_hold_secrets ? authority + 3 : 256));
+  return make_failure(errc::unsupported_feature, may_hold_secrets ? shown + "..." : shown, why);
 }
 
 bool is_port(std::string_view text) noexcept {
@@ -181,6 +196,8 @@ outcome<parsed_backing> parse_uri(std::string_view text) {
   if (std::string why = parse_query(parts.query, source, host); !why.empty()) return malformed(text, why);
   if (const std::size_t at = parts.authority.rfind('@'); at != npos) {
     parsed.incomplete = true;
+    if (!parse_user(parts.authority.substr(0, at), source.secrets))
+      return malformed(text, "bad escape in user or password");
     parts.authority.remove_prefix(at + 1);
   }
   if (!parse_authority(parts.authority, host)) return malformed(text, "bad server or port");

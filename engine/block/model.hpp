@@ -22,6 +22,14 @@ struct network_host {
   friend bool operator==(const network_host&, const network_host&) = default;
 };
 
+/// What opens a door. Used where a layer is opened; shown, written or recorded nowhere.
+struct layer_secrets {
+  std::string user;
+  std::string password;
+  std::string cookies;  ///< "a=b; c=d"
+  friend bool operator==(const layer_secrets&, const layer_secrets&) = default;
+};
+
 /// Where the bytes of a layer are. `type` selects which members count.
 struct layer_source {
   std::string type = "file";  ///< file block dir network volume nvme vhostuser vhostvdpa
@@ -35,6 +43,7 @@ struct layer_source {
   /// Further facts in libvirt's words (pool volume snapshot config initiator user namespace …), in a fixed
   /// order: shown and compared, not interpreted.
   std::vector<std::pair<std::string, std::string>> details;
+  layer_secrets secrets = {};  ///< http(s)
   std::string unsupported;  ///< a feature named in the description that must not be ignored; refused at open
   friend bool operator==(const layer_source&, const layer_source&) = default;
 };

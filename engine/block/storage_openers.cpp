@@ -1,11 +1,14 @@
 #include "engine/block/storage_openers.hpp"
 
 #include "engine/block/network_protocol.hpp"
+#include "engine/storage/http_storage.hpp"
 #include "engine/storage/nbd_storage.hpp"
 
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <charconv>
+#include <chrono>
 #include <string>
 #include <utility>
 
@@ -71,8 +74,54 @@ outcome<nbd_target> target_of(const layer_source& source, const opener_settings&
   return target;
 }
 
+bool is_web(const layer_source& source) {
+  return source.type == "network" && (source.protocol == "http" || source.protocol == "https");
+}
+
+/// What <timeout>, <readahead> and <ssl verify=> ask for. An empty text says that all are understood.
+std::string apply_details(const layer_source& source, http_target& target, http_client_settings& settings) {
+  for (const auto& [key, value] : source.details) {
+    if (key == "sslverify") {
+      target.verify_peer = value != "no";
+      continue;
+    }
+    std::uint64_t number = 0;
+    const char* const last = value.data() + value.size();
+    const auto [end, error] = std::from_chars(value.data(), last, number);
+    constexpr std::uint64_t most = 1'000'000'000;
+    const bool is_known = key == "timeout" || key == "readahead";
+    if (is_known && (error != std::errc{} || end != last || number > most)) return "bad " + key;
+    if (key == "readahead") settings.read_ahead_bytes = number;
+    if (key == "timeout" && number != 0) {
+      settings.connect_timeout = std::chrono::seconds(number);
+      settings.stall_timeout = std::chrono::seconds(number);
+    }
+  }
+  return {};
+}
+
+task<outcome<std::unique_ptr<storage>>> open_web(file_io& io, const layer_source& source,
+                                                 const opener_settings& settings, bool writable) {
+  http_target target;
+  http_client_settings patience = settings.http;
+  target.url = describe(source);
+  target.location = source.query.empty() ? target.url : target.url.substr(0, target.url.find('?'));
+  target.user = source.secrets.user;
+  target.password = source.secrets.password;
+  target.cookies = source.secrets.cookies;
+  target.ca_directory = settings.tls_directory;
+  if (writable) co_return make_failure(errc::read_only, target.location, "web servers are only read from");
+  if (source.hosts.size() != 1 || !source.hosts.front().transport.empty()) {
+    co_return make_failure(errc::unsupported_feature, target.location, "wants exactly one server, over TCP");
+  }
+  const std::string wrong = apply_details(source, target, patience);
+  if (!wrong.empty()) co_return make_failure(errc::unsupported_feature, target.location, wrong);
+  co_return co_await open_http_storage(io.context(), std::move(target), patience);
+}
+
 task<outcome<std::unique_ptr<storage>>> open_source(file_io& io, layer_source& source,
                                                     opener_settings settings, bool writable) {
+  if (is_web(source)) co_return co_await open_web(io, source, settings, writable);
   if (source.type != "network" || source.protocol != "nbd") {
     const local_file_options options{
         .writable = writable, .create = false, .cache = settings.cache, .locking = settings.locking};

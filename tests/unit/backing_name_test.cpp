@@ -166,6 +166,28 @@ TEST(backing_name, other_uris) {
   EXPECT_EQ(reading("gopher://h/x"), "refused");
 }
 
+TEST(backing_name, credentials_are_the_users_own_and_never_shown) {
+  const auto named = parse_image_name("https://us%20er:p%3Aw@h/f");
+  ASSERT_TRUE(named);
+  EXPECT_EQ(named->source.secrets.user, "us er");
+  EXPECT_EQ(named->source.secrets.password, "p:w");
+  EXPECT_EQ(describe(named->source), "https://h/f");
+  const auto with_cookie = parse_image_name(R"(json:{"driver":"http","url":"http://h/f","cookie":"a=b"})");
+  ASSERT_TRUE(with_cookie);
+  EXPECT_EQ(with_cookie->source.secrets.cookies, "a=b");
+  EXPECT_EQ(reading(R"(json:{"driver":"http","url":"http://h/f","cookie":"a=b"})"),
+            "network http://h/f incomplete")
+      << "of no use in a header";
+  EXPECT_FALSE(
+      parse_image_name("json:{\"driver\":\"http\",\"url\":\"http://h/f\",\"cookie\":\"a=b\\r\\nX:y\"}"));
+  for (const char* bad : {"https://u:secret@h:99999/f", "https://u:sec/ret@h/f", "https://u:%zzsecret@h/f",
+                          "ssh://u:secret@h/f", "nbd://u:secret@h/f"}) {
+    const auto refused = parse_image_name(bad);
+    ASSERT_FALSE(refused) << bad;
+    EXPECT_EQ(refused.error().what.find("sec"), std::string::npos) << refused.error().what;
+  }
+}
+
 TEST(backing_name, json_files) {
   EXPECT_EQ(reading(R"(json:{"driver":"file","filename":"/p"})"), "file /p");
   EXPECT_EQ(reading(R"(json: {"file.driver":"file","file.filename":"/p"})"), "file /p");

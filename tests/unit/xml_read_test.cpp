@@ -260,6 +260,24 @@ TEST(xml_read, what_must_not_be_ignored_is_noted) {
   }
 }
 
+TEST(xml_read, cookies_of_web_sources_are_read) {
+  const auto with = [](const std::string& cookies, const char* protocol = "https") {
+    return std::string("<disk type='network'><source protocol='") + protocol +
+           "' name='f'><host name='h'/><cookies>" + cookies + "</cookies></source></disk>";
+  };
+  const auto document = parsed(with("<cookie name='a'>b</cookie><cookie name='c'>\"d=e\"</cookie>"));
+  const layer_source& source = document.disks().at(0).layers.at(0).source;
+  EXPECT_EQ(source.secrets.cookies, "a=b; c=\"d=e\"");
+  EXPECT_EQ(source.unsupported, "");
+  const auto other = parsed(with("<cookie name='a'>b</cookie>", "ssh"));
+  EXPECT_EQ(other.disks().at(0).layers.at(0).source.unsupported, "<cookies>");
+  for (const char* bad : {"<cookie name='a'>secret;x</cookie>", "<cookie>secret</cookie>",
+                          "<cookie name='a=b'>secret</cookie>", "<cookie name='a'>secret\r\nX: y</cookie>"}) {
+    EXPECT_NE(refusal(with(bad)), "accepted") << bad;
+    EXPECT_EQ(refusal(with(bad)).find("secret"), std::string::npos);
+  }
+}
+
 TEST(xml_read, indexes_are_names) {
   const auto document = parsed(
       "<disk><driver type='qcow2'/><source file='/t' index='4'/><backingStore type='file' index='9'>"
