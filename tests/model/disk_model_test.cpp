@@ -46,13 +46,15 @@ void live_one_life(world_settings settings) {
   world.check_content();
 }
 
-void live_many_lives(std::uint64_t first_seed, std::uint64_t runs, std::uint32_t errors_per_million) {
+void live_many_lives(std::uint64_t first_seed, std::uint64_t runs, std::uint32_t errors_per_million,
+                     link_cuts cuts = link_cuts::none) {
   const std::uint64_t replayed = from_environment("WEIR_SEED", 0);
   runs = replayed != 0 ? 1 : from_environment("WEIR_RUNS", runs / slowdown);
   for (std::uint64_t run = 0; run < runs; ++run) {
     world_settings settings;
     settings.seed = replayed != 0 ? replayed : first_seed + run;
     settings.errors_per_million = errors_per_million;
+    settings.cuts = cuts;
     SCOPED_TRACE("WEIR_SEED=" + std::to_string(settings.seed));
     ASSERT_NO_THROW(live_one_life(settings));
     if (testing::Test::HasFailure()) return;
@@ -65,6 +67,14 @@ TEST(disk_model, reads_what_was_written_on_sound_media) {
 
 TEST(disk_model, keeps_neighbours_safe_on_failing_media) {
   live_many_lives(100'001, 5000, 20'000);
+}
+
+TEST(disk_model, remote_layers_that_come_back_in_time_are_only_waited_for) {
+  live_many_lives(200'001, 3000, 0, link_cuts::shorter_than_the_limit);
+}
+
+TEST(disk_model, remote_layers_that_stay_away_give_errors_and_never_wrong_data) {
+  live_many_lives(300'001, 3000, 0, link_cuts::longer_too);
 }
 
 }  // namespace

@@ -16,6 +16,8 @@ namespace weir::test {
 namespace {
 
 constexpr std::uint64_t sector = 512;
+/// Some dozen operations take so long.
+constexpr virtual_clock::duration link_limit{20'000};
 
 std::string layer_name(std::size_t index) {
   return "layer" + std::to_string(index);
@@ -32,7 +34,10 @@ disk_world::disk_world(world_settings settings)
       random_(settings.seed),
       clock_(io_.get_executor()),
       buffers_(io_.get_executor(), 16 * MiB),
-      workers_(io_.get_executor(), 0) {}
+      workers_(io_.get_executor(), 0),
+      link_(clock_, link_limit) {
+  if (settings.cuts != link_cuts::none) all_remote_ = draw(4) == 0;
+}
 
 disk_world::~disk_world() {
   try {
@@ -113,7 +118,10 @@ std::shared_ptr<layer> disk_world::open_layer(std::size_t index, bool writable) 
   image_open_options options;
   options.writable = writable;
   options.metadata_cache_bytes = draw(2) == 0 ? 4 * KiB : 1 * MiB;
-  auto store = std::make_unique<simulated_storage>(*media_[index].bytes, how);
+  std::unique_ptr<storage> store = std::make_unique<simulated_storage>(*media_[index].bytes, how);
+  if (settings_.cuts != link_cuts::none && (!writable || all_remote_)) {
+    store = std::make_unique<remote_storage>(std::move(store), link_);
+  }
   auto opened = run(formats().find(media_[index].format)->open(std::move(store), options));
   if (!opened) give_up("open " + layer_name(index) + ": " + opened.error().what);
   auto made = std::make_shared<layer>();
@@ -148,7 +156,22 @@ void disk_world::open() {
 }
 
 void disk_world::inject_errors(bool on) {
+  if (!on) link_.heal();
   for (medium& each : media_) each.bytes->set_error_rate(on ? settings_.errors_per_million : 0, random_());
+}
+
+/// Now and then, while a batch of requests runs.
+task<void> disk_world::cut_link() {
+  const bool longer = settings_.cuts == link_cuts::longer_too && draw(3) == 0;
+  const auto longest = static_cast<std::uint64_t>(link_limit.count()) * (longer ? 3 : 1);
+  const std::uint64_t before = draw(5000);
+  const std::uint64_t length = draw(longer ? longest : longest / 3);
+  co_await clock_.sleep(virtual_clock::duration(before));
+  if (link_.is_up()) link_.cut(virtual_clock::duration(length));
+}
+
+bool disk_world::may_fail() const noexcept {
+  return settings_.errors_per_million > 0 || settings_.cuts == link_cuts::longer_too || !power_.on();
 }
 
 void disk_world::close() {
@@ -164,6 +187,7 @@ void disk_world::close() {
 task<void> disk_world::read(byte_range range) {
   std::vector<std::byte> bytes(range.length);
   const result<void> done = co_await disk_->read(range.offset, bytes);
+  EXPECT_TRUE(done || may_fail()) << done.error().message();
   if (done) EXPECT_TRUE(oracle_.saw(range.offset, bytes));
 }
 
@@ -172,6 +196,7 @@ task<void> disk_world::write(byte_range range, bool fua) {
   const auto change = oracle_.begin_change(range, bytes);
   const write_flags flags{.fua = fua};
   const result<void> done = co_await disk_->write(range.offset, bytes, flags);
+  EXPECT_TRUE(done || may_fail()) << done.error().message();
   oracle_.end_change(change, done ? guest_oracle::ending::done : guest_oracle::ending::failed);
 }
 
@@ -192,6 +217,7 @@ task<void> disk_world::zero_or_discard(byte_range range, bool discards) {
 task<void> disk_world::flush() {
   const auto flushing = oracle_.begin_flush();
   const result<void> done = co_await disk_->flush();
+  EXPECT_TRUE(done || may_fail()) << done.error().message();
   oracle_.end_flush(flushing, static_cast<bool>(done));
 }
 
@@ -218,6 +244,7 @@ void disk_world::run_requests() {
   const auto work = [this]() -> task<void> {
     task_group group(io_.get_executor());
     std::vector<byte_range> taken;
+    if (settings_.cuts != link_cuts::none && draw(2) == 0) group.spawn(cut_link());
     const std::uint64_t count = 1 + draw(8);
     for (std::uint64_t index = 0; index < count; ++index) {
       const byte_range range = draw_range(disk_->size());
@@ -252,8 +279,7 @@ void disk_world::finish_streaming() {
   if (!job_) return;
   run_simulation_until(io_, clock_, [this] { return job_ended_; });
   const bool failed = !job_->error().what.empty();
-  const bool may_fail = settings_.errors_per_million > 0 || !power_.on();
-  EXPECT_TRUE(!failed || may_fail) << job_->error().what;
+  EXPECT_TRUE(!failed || may_fail()) << job_->error().what;
   job_.reset();
 }
 

@@ -7,6 +7,7 @@
 #include "engine/jobs/stream_job.hpp"
 #include "engine/storage/simulated_storage.hpp"
 #include "tests/support/guest_oracle.hpp"
+#include "tests/support/remote_storage.hpp"
 
 #include <boost/asio/io_context.hpp>
 
@@ -17,12 +18,18 @@
 
 namespace weir::test {
 
+/// How long the link to remote layers is cut at a time, compared with how long requests wait for it.
+enum class link_cuts { none, shorter_than_the_limit, longer_too };
+
 struct world_settings {
   std::uint64_t seed = 1;
   /// Of a million operations on the media, during requests but not while layers are opened or checked.
   std::uint32_t errors_per_million = 0;
   std::uint64_t longest_disk_bytes = 48 * KiB;
   std::uint64_t most_layers = 4;
+  /// Unless none: all layers but the active one, or in one world of four all, are remote, and their link is cut beside
+  /// the requests.
+  link_cuts cuts = link_cuts::none;
 };
 
 class disk_world {
@@ -71,6 +78,8 @@ class disk_world {
   void add_layer(std::size_t index);
   std::shared_ptr<layer> open_layer(std::size_t index, bool writable);
   void inject_errors(bool on);
+  task<void> cut_link();
+  bool may_fail() const noexcept;
   template <class T>
   T run(task<T> work);
 
@@ -86,6 +95,8 @@ class disk_world {
   virtual_clock clock_;
   buffer_pool buffers_;
   worker_pool workers_;
+  remote_link link_;
+  bool all_remote_ = false;
   power_supply power_;
   std::vector<medium> media_;
   guest_oracle oracle_;
