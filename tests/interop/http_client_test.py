@@ -2,6 +2,8 @@
 import json
 import os
 import random
+import socket
+import subprocess
 import threading
 import time
 import unittest
@@ -159,6 +161,21 @@ class HttpClient(HttpCase):
         server = self.served(bytes(MIB))
         self.write("small.raw", bytes(MIB))
         self.refused("convert", "-f", "raw", "-O", "raw", "small.raw", server.url(), words=("only read",))
+
+    def test_a_server_of_others_is_understood(self):
+        self.write("disk.raw", self.content())
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        server = subprocess.Popen(["busybox", "httpd", "-f", "-p", f"127.0.0.1:{port}", "-h", self.folder])
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+        url = f"http://127.0.0.1:{port}/disk.raw"
+        end = time.monotonic() + 20
+        while subprocess.run([self.weir_path, "info", "-f", "raw", url], capture_output=True, check=False).returncode:
+            self.assertLess(time.monotonic(), end, "busybox does not serve")
+            time.sleep(0.05)
+        self.weir("compare", "-f", "raw", "-F", "raw", url, "disk.raw")
+        self.assertIn("no such object", self.refused("info", "-f", "raw", url + "x"))
 
     def test_it_agrees_with_the_curl_of_nbdkit(self):
         content = self.content()[:16 * MIB]
