@@ -26,6 +26,7 @@ struct convert_request {
   bool compress = false;
   bool target_is_zero = false;
   std::uint64_t sparse_bytes = 4096;
+  bool may_share = true;  ///< blocks of the file system, unsearched
   progress_style style = progress_style::none;
 };
 
@@ -34,6 +35,7 @@ outcome<void> read_sparse(const given_options& given, convert_request& request) 
   if (size.has_error()) return size.error();
   if (!*size) return {};
   request.sparse_bytes = **size;
+  request.may_share = false;
   const bool legal = request.sparse_bytes == 0 ||
                      (std::has_single_bit(request.sparse_bytes) && request.sparse_bytes >= sector_bytes);
   if (!legal) return usage_failure("sparse-size: wants 0 or a power of two from 512 on");
@@ -112,6 +114,7 @@ task<outcome<void>> copy(engine_host& host, disk& from, disk& to, const convert_
   disk_copy_options options;
   options.target_is_zero = target_is_zero;
   options.sparse_bytes = request.sparse_bytes;
+  options.may_share = request.may_share;
   options.encode = request.compress;
   options.progress = [&](std::uint64_t done, std::uint64_t total) {
     meter.update(done, total);
@@ -179,8 +182,11 @@ void declare(option_set& options) {
       .value("backing-format,F", "FMT", "Format of that backing image.")
       .flag("no-create,n", "Write to DST, which exists and is large enough, instead of making it.")
       .flag("target-is-zero", "With -n: DST reads as zero throughout, so zeros need not be written.")
-      .value("sparse-size,S", "SIZE",
-             "Zeros shorter than this are written as data (default 4K); 0 writes all of them.")
+      .value(
+          "sparse-size,S", "SIZE",
+          "Zeros shorter than this are written as data (default 4K); 0 writes all of them. Where SRC and "
+          "DST are files of one file system that can share blocks (XFS, btrfs), raw data comes to be shared "
+          "and is not searched for zeros; naming a SIZE has all of it searched and copied.")
       .progress()
       .argument("SRC", "The image to copy, with its whole chain.")
       .argument("DST",

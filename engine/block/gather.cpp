@@ -135,6 +135,17 @@ task<result<void>> gather_plan::read_by_storage(std::span<std::byte> buffer) {
   co_return result<void>{};
 }
 
+std::optional<std::vector<gather_plan::raw_run>> gather_plan::raw_runs() const {
+  std::vector<raw_run> runs;
+  for (const piece& each : pieces_) {
+    const extent& what = each.from.found.extent;
+    if (reads_as_zero(what)) continue;
+    if (what.kind != extent_kind::data || !each.descriptor) return std::nullopt;
+    runs.push_back({{each.position, each.length}, *each.descriptor, what.host_offset});
+  }
+  return runs;
+}
+
 result<void> gather_plan::read_by_descriptor(std::span<std::byte> buffer) {
   for (piece& each : pieces_) {
     const auto part = buffer.subspan(each.position, each.length);

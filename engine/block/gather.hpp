@@ -12,6 +12,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -37,6 +38,15 @@ class gather_plan {
  public:
   /// Looks `range` up. Errors: those of chain::lookup.
   static task<result<gather_plan>> plan(const chain& from, byte_range range, depth_range among);
+
+  /// A part of the range that lies as it is in a file.
+  struct raw_run {
+    byte_range part;  ///< relative to the range
+    int descriptor;
+    std::uint64_t host_offset;
+  };
+  /// All of the range that does not read as zero; nothing unless all of that is raw bytes behind descriptors.
+  std::optional<std::vector<raw_run>> raw_runs() const;
 
   /// First half: reads what has no descriptor through its storage, on the engine's thread.
   /// Precondition: buffer.size() is the planned range's length.

@@ -5,12 +5,16 @@
 #include "engine/block/gather.hpp"
 #include "engine/storage/positional_io.hpp"
 
+#include <algorithm>
 #include <utility>
 
 namespace weir {
 namespace {
 
 using runs = std::vector<byte_range>;
+
+/// Blocks of the file systems that share them are at most so large by default.
+constexpr std::uint64_t clone_unit = 4096;
 
 /// Where the target's bytes are; nothing unless all of `range` may be written there by descriptor.
 task<result<std::optional<mapping>>> find_place(image& target, byte_range range) {
@@ -31,10 +35,48 @@ result<void> write_runs(int descriptor, std::uint64_t host_offset, std::span<con
   return {};
 }
 
+/// What may be tried to clone to `host_offset`.
+std::optional<std::vector<gather_plan::raw_run>> clonable_runs(const gather_plan& plan,
+                                                               std::uint64_t host_offset) {
+  auto found = plan.raw_runs();
+  if (!found || found->empty()) return std::nullopt;
+  for (const gather_plan::raw_run& run : *found) {
+    const std::uint64_t all = run.part.length | run.host_offset | (host_offset + run.part.offset);
+    if (!is_aligned(all, clone_unit)) return std::nullopt;
+  }
+  return found;
+}
+
+bool clone_runs(int descriptor, std::uint64_t host_offset, const std::vector<gather_plan::raw_run>& which) {
+  return std::ranges::all_of(which, [&](const gather_plan::raw_run& run) {
+    return clone_range(run.descriptor, run.host_offset, descriptor, host_offset + run.part.offset,
+                       run.part.length);
+  });
+}
+
+/// What a worker does. Blocking; any thread.
+struct step_work {
+  const gather_plan& plan;
+  int descriptor;
+  std::uint64_t host_offset;
+  std::span<std::byte> buffer;
+  std::uint64_t granularity;
+
+  /// False, and why not, where nothing can be cloned.
+  bool clone(direct_step& made) const {
+    const auto clonable = clonable_runs(plan, host_offset);
+    if (!clonable) return false;
+    made.refuses_clones = !clone_runs(descriptor, host_offset, *clonable);
+    if (made.refuses_clones) return false;
+    for (const gather_plan::raw_run& run : *clonable) made.copied.push_back(run.part);
+    return true;
+  }
+};
+
 }  // namespace
 
 task<direct_step> copy_directly(disk& from, disk& to, byte_range range, std::span<std::byte> buffer,
-                                std::uint64_t granularity) {
+                                std::uint64_t granularity, bool may_clone) {
   image& target = *to.chain().active().image;
   bitmap_store* const bitmaps = target.bitmaps();
   if (bitmaps != nullptr && bitmaps->records()) co_return direct_step{};
@@ -49,10 +91,13 @@ task<direct_step> copy_directly(disk& from, disk& to, byte_range range, std::spa
   storage& behind = target.storage_at((*place)->extent.storage_index);
   const int descriptor = *behind.descriptor();
   const std::uint64_t host_offset = (*place)->extent.host_offset;
-  auto work = [&, descriptor, host_offset]() -> direct_step {
+  const step_work what{*plan, descriptor, host_offset, buffer, granularity};
+  auto work = [&]() -> direct_step {
+    direct_step made{.done = true};
+    if (may_clone && what.clone(made)) return made;
     const result<void> got = plan->read_by_descriptor(buffer);
     if (!got) return {.culprit = &from, .error = got.error()};
-    direct_step made{.done = true, .copied = non_zero_runs(buffer, granularity)};
+    made.copied = non_zero_runs(buffer, granularity);
     const result<void> wrote = write_runs(descriptor, host_offset, buffer, made.copied);
     if (!wrote) return {.culprit = &to, .error = wrote.error()};
     return made;

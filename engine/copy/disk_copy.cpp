@@ -60,6 +60,7 @@ class copier {
   std::uint64_t done_bytes_ = 0;
   std::uint64_t dirty_bytes_ = 0;  // copied since write-back was last begun
   bool writing_back_ = false;
+  bool may_clone_ = options_.may_share;
   disk_copy_tally tally_;
   std::optional<failure> failed_;
 };
@@ -112,7 +113,8 @@ task<void> copier::copy_step(byte_range range) {
 
 /// False, with nothing done, where the target's place is not known yet; true where the step is done or failed.
 task<bool> copier::copy_direct(byte_range range, std::span<std::byte> buffer) {
-  const direct_step step = co_await copy_directly(from_, to_, range, buffer, granularity());
+  const direct_step step = co_await copy_directly(from_, to_, range, buffer, granularity(), may_clone_);
+  if (step.refuses_clones) may_clone_ = false;
   if (step.culprit != nullptr) fail(*step.culprit, range.offset, step.error);
   if (!step.done) co_return step.culprit != nullptr;
   std::uint64_t done_to = range.offset;

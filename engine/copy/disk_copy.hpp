@@ -24,6 +24,8 @@ struct disk_copy_options {
   bool target_is_zero = false;
   /// Zeros shorter than this are written as data; a power of two, at least 512; 0 writes all zeros as data.
   std::uint64_t sparse_bytes = 4096;
+  /// Files on one file system may come to share blocks (direct_step.hpp); what is shared is not searched for zeros.
+  bool may_share = true;
   /// Only what some layer of the source holds is copied, to the byte; the target keeps the rest.
   bool only_allocated = false;
   /// Data is written encoded (compressed) where that makes it smaller. Precondition: to.encoding().

@@ -1,6 +1,8 @@
 #include "engine/storage/positional_io.hpp"
 
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -41,6 +43,16 @@ bool read_if_cached(int descriptor, std::uint64_t offset, std::span<std::byte> b
   const ssize_t got =
       ::preadv2(descriptor, &vector, 1, static_cast<off_t>(offset), may_wait ? RWF_NOWAIT : 0);
   return got >= 0 && static_cast<std::size_t>(got) == buffer.size();
+}
+
+bool clone_range(int source, std::uint64_t source_offset, int target, std::uint64_t target_offset,
+                 std::uint64_t length) noexcept {
+  file_clone_range what{};
+  what.src_fd = source;
+  what.src_offset = source_offset;
+  what.src_length = length;
+  what.dest_offset = target_offset;
+  return ::ioctl(target, FICLONERANGE, &what) == 0;
 }
 
 void begin_writeback(int descriptor) noexcept {
