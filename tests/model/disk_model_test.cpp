@@ -8,13 +8,6 @@
 namespace weir::test {
 namespace {
 
-/// WEIR_SEED replays one run, WEIR_RUNS sets how many.
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-constexpr std::uint64_t slowdown = 10;  // the release build runs all seeds
-#else
-constexpr std::uint64_t slowdown = 1;
-#endif
-
 void live_one_life(world_settings settings) {
   disk_world world(settings);
   world.make_chain();
@@ -46,13 +39,12 @@ void live_one_life(world_settings settings) {
   world.check_content();
 }
 
-void live_many_lives(std::uint64_t first_seed, std::uint64_t runs, std::uint32_t errors_per_million,
+void live_many_lives(std::uint64_t first, std::uint64_t runs, std::uint32_t errors_per_million,
                      link_cuts cuts = link_cuts::none) {
-  const std::uint64_t replayed = from_environment("WEIR_SEED", 0);
-  runs = replayed != 0 ? 1 : from_environment("WEIR_RUNS", runs / slowdown);
-  for (std::uint64_t run = 0; run < runs; ++run) {
+  // These lives are long: under the sanitizers a share of the share.
+  for (const std::uint64_t seed : seeds(runs / campaign_share, first)) {
     world_settings settings;
-    settings.seed = replayed != 0 ? replayed : first_seed + run;
+    settings.seed = seed;
     settings.errors_per_million = errors_per_million;
     settings.cuts = cuts;
     SCOPED_TRACE("WEIR_SEED=" + std::to_string(settings.seed));

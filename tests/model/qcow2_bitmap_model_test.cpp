@@ -37,8 +37,8 @@ TEST(qcow2_bitmap_model, bits_are_what_changed) {
 // 512-byte clusters hold the bits of 2 MiB at the finest granularity: tables of several entries, some of them all
 // clear, some all set.
 TEST(qcow2_bitmap_model, bits_of_many_clusters) {
-  const std::uint64_t first = first_seed();
-  for (std::uint64_t seed = first; seed < first + 4 && !HasFailure(); ++seed) {
+  for (const std::uint64_t seed : seeds(4)) {
+    if (HasFailure()) break;
     bitmap_world world({.seed = seed, .largest_size = 24 * MiB, .small_clusters = true});
     ASSERT_NO_FATAL_FAILURE(world.base.open());
     if (!world.has_bitmaps()) continue;

@@ -46,8 +46,8 @@ TEST(qcow2_model, behaves_like_an_array_and_stays_clean) {
 
 // 512-byte clusters: a refcount table cluster covers 2 MiB with 64-bit counts, so that the table must grow.
 TEST(qcow2_model, grows_its_refcount_table) {
-  const std::uint64_t first = first_seed();
-  for (std::uint64_t seed = first; seed < first + 6 && !HasFailure(); ++seed) {
+  for (const std::uint64_t seed : seeds(6)) {
+    if (HasFailure()) break;
     qcow2_world world({.seed = seed, .largest_size = 12 * MiB, .small_clusters = true});
     SCOPED_TRACE(world.description());
     ASSERT_NO_FATAL_FAILURE(world.open());

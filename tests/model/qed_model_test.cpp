@@ -1,11 +1,11 @@
 // QED under random requests that overlap in time, with and without faults: reads see what was written.
 // WEIR_SEED=N replays one seed, WEIR_RUNS=N runs more of them.
 #include "tests/support/qed_world.hpp"
+#include "tests/support/seeds.hpp"
 
 #include <gtest/gtest.h>
 
 #include <cstdint>
-#include <cstdlib>
 #include <string>
 
 namespace weir::test {
@@ -15,13 +15,8 @@ class qed_model : public testing::Test {
  protected:
   template <class Life>
   void for_each_seed(const Life& life) {
-    const char* only = std::getenv("WEIR_SEED");
-    const char* count = std::getenv("WEIR_RUNS");
-    const std::uint64_t first = only != nullptr ? std::strtoull(only, nullptr, 10) : 1;
-    const std::uint64_t runs = only != nullptr    ? 1
-                               : count != nullptr ? std::strtoull(count, nullptr, 10)
-                                                  : 40;
-    for (std::uint64_t seed = first; seed < first + runs && !HasFailure(); ++seed) {
+    for (const std::uint64_t seed : seeds(40)) {
+      if (HasFailure()) return;
       SCOPED_TRACE("WEIR_SEED=" + std::to_string(seed));
       life(seed);
     }

@@ -1,9 +1,8 @@
 // Power loss at every write boundary: what was flushed is there, everything else is old or new, and every image opens.
 #include "tests/support/disk_world.hpp"
+#include "tests/support/seeds.hpp"
 
 #include <gtest/gtest.h>
-
-#include <cstdlib>
 
 namespace weir::test {
 namespace {
@@ -27,11 +26,7 @@ bool live_until(std::uint64_t seed, std::uint64_t cut, std::uint64_t survival) {
 }
 
 TEST(power_loss, at_every_write_boundary_keeps_what_was_flushed) {
-  const char* only = std::getenv("WEIR_SEED");
-  const char* count = std::getenv("WEIR_RUNS");
-  const std::uint64_t first = only != nullptr ? std::strtoull(only, nullptr, 10) : 1;
-  const std::uint64_t runs = only != nullptr ? 1 : count != nullptr ? std::strtoull(count, nullptr, 10) : 60;
-  for (std::uint64_t seed = first; seed < first + runs; ++seed) {
+  for (const std::uint64_t seed : seeds(60)) {
     for (std::uint64_t cut = 0;; ++cut) {
       const std::uint64_t survival = (seed + cut) % 7;
       SCOPED_TRACE("WEIR_SEED=" + std::to_string(seed) + " cut after " + std::to_string(cut) + " survival " +

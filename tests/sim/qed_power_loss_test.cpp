@@ -1,11 +1,11 @@
 // Power loss at every write boundary of a QED image: what was flushed is there, everything else is old or new,
 // and the image opens for writing, which walks all its tables. WEIR_SEED=N replays one seed.
 #include "tests/support/qed_world.hpp"
+#include "tests/support/seeds.hpp"
 
 #include <gtest/gtest.h>
 
 #include <cstdint>
-#include <cstdlib>
 #include <string>
 
 namespace weir::test {
@@ -25,10 +25,7 @@ bool live_until(std::uint64_t seed, std::uint64_t cut, std::uint64_t survival) {
 }
 
 TEST(qed_power_loss, at_every_write_boundary_keeps_what_was_flushed) {
-  const char* only = std::getenv("WEIR_SEED");
-  const std::uint64_t first = only != nullptr ? std::strtoull(only, nullptr, 10) : 1;
-  const std::uint64_t last = only != nullptr ? first : 12;
-  for (std::uint64_t seed = first; seed <= last; ++seed) {
+  for (const std::uint64_t seed : seeds(12)) {
     for (std::uint64_t cut = 0;; ++cut) {
       SCOPED_TRACE("WEIR_SEED=" + std::to_string(seed) + " cut after " + std::to_string(cut));
       bool ended = false;
