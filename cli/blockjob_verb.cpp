@@ -41,8 +41,9 @@ outcome<int> info(const std::optional<json::object>& job, const std::string& dis
   return exit_done;
 }
 
-outcome<int> abort(control_connection& server, const std::string& disk) {
-  const auto cancelled = server.execute("block-job-cancel", {{"device", disk}, {"force", true}});
+outcome<int> abort(control_connection& server, const std::string& disk, bool ready) {
+  // One that is ready has something to keep.
+  const auto cancelled = server.execute("block-job-cancel", {{"device", disk}, {"force", !ready}});
   if (cancelled.has_error()) return cancelled.error();
   const auto gone = wait_until_gone(server, disk);
   if (gone.has_error()) return gone.error();
@@ -97,7 +98,7 @@ outcome<int> run(const given_options& given) {
   if (job.has_error()) return job.error();
   if (*action == "info") return info(*job, *disk, given.has("json"));
   if (!*job) return failure{errc::not_supported, "no current block job for " + *disk};
-  if (*action == "abort") return abort(**server, *disk);
+  if (*action == "abort") return abort(**server, *disk, (**job).at("ready").as_bool());
   if (*action == "pivot") return act(**server, "block-job-complete", *disk);
   if (*action == "bandwidth") return act(**server, "block-job-set-speed", *disk, *bandwidth);
   return act(**server, *action == "pause" ? "block-job-pause" : "block-job-resume", *disk);

@@ -42,6 +42,12 @@ bool says_gone(const json::object& event, const std::string& id) {
          text_at(data->get_object(), "id") == id && text_at(data->get_object(), "status") == "null";
 }
 
+bool says_ready(const json::object& event, const std::string& id) {
+  const json::value* data = event.if_contains("data");
+  return text_at(event, "event") == "BLOCK_JOB_READY" && data != nullptr && data->is_object() &&
+         text_at(data->get_object(), "device") == id;
+}
+
 /// Draws the job's progress, if it is still there.
 outcome<void> show_progress(control_connection& server, const std::string& id, progress_meter& meter) {
   const auto found = find_job(server, id);
@@ -85,9 +91,9 @@ void declare_wait_options(option_set& options) {
       .progress();
 }
 
-outcome<wait_settings> read_wait_options(const given_options& given) {
+outcome<wait_settings> read_wait_options(const given_options& given, bool waits) {
   wait_settings settings;
-  settings.wait = given.has("wait");
+  settings.wait = waits || given.has("wait");
   settings.asynchronous = given.has("async");
   if (settings.asynchronous && !settings.wait) return usage_failure("--async wants --wait");
   const auto timeout = given.number("timeout");
@@ -127,22 +133,51 @@ outcome<void> wait_until_gone(control_connection& server, const std::string& id)
   }
 }
 
-outcome<void> wait_for_job(control_connection& server, const std::string& id, const wait_settings& settings) {
-  progress_meter meter(settings.style, "blockpull " + id);
+namespace {
+
+/// Waits until an event ends the wait: what `decide` makes of one.
+template <class Decide>
+outcome<void> wait_for(control_connection& server, const std::string& id, const wait_settings& settings,
+                       Decide decide) {
+  progress_meter meter(settings.style, settings.what + " " + id);
   const auto deadline = settings.timeout ? clock::now() + *settings.timeout : clock::time_point::max();
   while (true) {
     const auto event = server.wait_for_event(std::min(deadline, clock::now() + poll_interval));
     if (event.has_error()) return event.error();
-    if (const auto end = *event ? end_in(**event, id) : std::nullopt) {
-      if (!end->cancelled && end->error.empty()) meter.complete();
+    if (const std::optional<outcome<void>> end = *event ? decide(**event) : std::nullopt) {
+      if (end->has_value()) meter.complete();
       meter.finish();
-      return tell(*end, id);
+      return *end;
     }
     if (server.interrupted()) return give_up(server, id, settings, "interrupted");
     if (clock::now() >= deadline) return give_up(server, id, settings, "timed out");
     if (*event || settings.style == progress_style::none) continue;
     if (auto shown = show_progress(server, id, meter); shown.has_error()) return shown;
   }
+}
+
+}  // namespace
+
+outcome<void> wait_for_job(control_connection& server, const std::string& id, const wait_settings& settings) {
+  const auto decide = [&](const json::object& event) -> std::optional<outcome<void>> {
+    const auto end = end_in(event, id);
+    if (!end) return std::nullopt;
+    return tell(*end, id);
+  };
+  return wait_for(server, id, settings, decide);
+}
+
+outcome<void> wait_until_ready(control_connection& server, const std::string& id,
+                               const wait_settings& settings) {
+  const auto decide = [&](const json::object& event) -> std::optional<outcome<void>> {
+    if (says_ready(event, id)) return outcome<void>();
+    const auto end = end_in(event, id);
+    if (!end) return std::nullopt;
+    auto told = tell(*end, id);
+    if (told.has_value()) told = failure{errc::cancelled, id + ": the job ended before it was ready"};
+    return told;
+  };
+  return wait_for(server, id, settings, decide);
 }
 
 }  // namespace weir::cli

@@ -16,12 +16,17 @@ struct wait_settings {
   bool asynchronous = false;  ///< after a cancel, do not wait until the job is gone
   std::optional<std::chrono::seconds> timeout;
   progress_style style = progress_style::none;
+  std::string what = "blockpull";  ///< the verb, for the progress bar
 };
 
 /// --wait --verbose --timeout --async -p
 void declare_wait_options(option_set& options);
-/// Errors: usage.
-outcome<wait_settings> read_wait_options(const given_options& given);
+/// `waits` says that the verb waits anyway. Errors: usage.
+outcome<wait_settings> read_wait_options(const given_options& given, bool waits = false);
+
+/// Waits until a two-phase job is ready. A signal or the time-out cancels it. Failures say how it ended instead.
+outcome<void> wait_until_ready(control_connection& server, const std::string& id,
+                               const wait_settings& settings);
 
 /// Waits until the job has ended. A signal or the time-out cancels it. Failures say how it ended.
 outcome<void> wait_for_job(control_connection& server, const std::string& id, const wait_settings& settings);

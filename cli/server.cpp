@@ -249,6 +249,7 @@ outcome<std::string> server::live_xml() {
     std::vector<layer_model> layers;
     for (const auto& each : disks_[at]->chain().layers()) layers.push_back(each->model);
     opened_.document->set_chain(opened_.positions[at], layers, true);
+    opened_.document->set_mirror(opened_.positions[at], mirror_of(*disks_[at]));
   }
   return opened_.document->write();
 }

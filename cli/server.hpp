@@ -51,6 +51,7 @@ class server final : public engine_control {
   job_manager& jobs() override { return jobs_; }
   export_control& exports() override { return exports_; }
   outcome<void> start_stream(stream_request request) override;
+  task<outcome<void>> start_mirror(mirror_request request) override;
   outcome<std::string> live_xml() override;
   void quit() override;
 
@@ -64,6 +65,7 @@ class server final : public engine_control {
   outcome<std::optional<std::string>> backing_name_for(const stream_request& request, const disk& target,
                                                        std::size_t base_depth) const;
   outcome<void> write_chain_back(const disk& changed) const;
+  std::optional<mirror_model> mirror_of(const disk& source);
   task<outcome<void>> start();
   task<outcome<void>> close();
 

@@ -12,7 +12,7 @@ class bitmap_recorder final : public change_observer {
   explicit bitmap_recorder(bitmap_store& store) : store_(store) {}
 
   task<result<void>> before_change(byte_range, change_kind) override { return store_.begin_change(); }
-  task<result<void>> after_change(byte_range range, change_kind, std::span<const std::byte>) override {
+  task<result<void>> after_change(byte_range range, change_kind, std::span<const std::byte>, bool) override {
     store_.record(range);
     co_return result<void>{};
   }

@@ -84,8 +84,9 @@ task<result<void>> disk::notify_before(byte_range range, change_kind kind) {
 
 task<result<void>> disk::notify_after(byte_range range, change_kind kind, std::span<const std::byte> data,
                                       result<void> done) {
+  const bool succeeded = done.has_value();
   for (std::size_t index = 0; index < observers_.size(); ++index) {
-    const result<void> seen = co_await observers_[index]->after_change(range, kind, data);
+    const result<void> seen = co_await observers_[index]->after_change(range, kind, data, succeeded);
     if (done && !seen) done = seen;
   }
   co_return done;

@@ -113,6 +113,11 @@ class disk {
 
   // For copies between disks.
 
+  /// For a copy that takes locks of its own: enters the gate before them. While the pass lives, drain() waits.
+  task<gate::pass> enter() { return gate_.enter(); }
+  /// read_and_scan() for who is inside, or has drained the disk.
+  task<result<std::vector<byte_range>>> read_and_scan_inside(byte_range range, std::span<std::byte> buffer,
+                                                             std::uint64_t granularity);
   /// Reads `range` into `buffer` on a worker where descriptors allow; returns where it is not zero, as ranges of
   /// the buffer in multiples of `granularity` (a power of two). Precondition: buffer.size() == range.length.
   task<result<std::vector<byte_range>>> read_and_scan(byte_range range, std::span<std::byte> buffer,
@@ -139,6 +144,8 @@ class disk {
   const weir::chain& chain() const noexcept { return *chain_; }
   /// The chain for a change of its layers. Precondition: drained.
   weir::chain& chain_for_change() noexcept { return *chain_; }
+  /// `layers` become the chain; returns those that were. Both are open. Precondition: drained.
+  std::vector<std::shared_ptr<layer>> exchange_layers(std::vector<std::shared_ptr<layer>> layers);
   /// Keeps new requests waiting and returns when none is in flight; needs a matching resume().
   task<void> drain() { return gate_.drain(); }
   void resume() { gate_.reopen(); }

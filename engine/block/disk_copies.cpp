@@ -1,4 +1,5 @@
 // What copies between disks use of a disk: content found and scanned, content stored without its zeros.
+#include "engine/block/bitmap_recorder.hpp"
 #include "engine/block/disk.hpp"
 #include "engine/block/gather.hpp"
 
@@ -11,7 +12,22 @@ task<result<std::vector<byte_range>>> disk::read_and_scan(byte_range range, std:
                                                           std::uint64_t granularity) {
   if (!fits(range.offset, range.length, size())) co_return errc::out_of_range;
   const gate::pass pass = co_await gate_.enter();
-  co_return co_await gather_and_scan(resources_, *chain_, range, buffer, granularity);
+  co_return co_await read_and_scan_inside(range, buffer, granularity);
+}
+
+task<result<std::vector<byte_range>>> disk::read_and_scan_inside(byte_range range,
+                                                                 std::span<std::byte> buffer,
+                                                                 std::uint64_t granularity) {
+  return gather_and_scan(resources_, *chain_, range, buffer, granularity);
+}
+
+std::vector<std::shared_ptr<layer>> disk::exchange_layers(std::vector<std::shared_ptr<layer>> layers) {
+  if (recorder_) remove_observer(*recorder_);
+  recorder_.reset();
+  std::vector<std::shared_ptr<layer>> old = chain_->layers();
+  chain_->replace_layers(std::move(layers));
+  record_bitmaps();
+  return old;
 }
 
 task<result<void>> disk::store_held(byte_range range, std::span<const std::byte> data,

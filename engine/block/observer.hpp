@@ -24,10 +24,11 @@ class change_observer {
   /// Called with the range held in flight, before anything changes (copy-before-write of a frozen point,
   /// durable dirty marks). An error fails the guest's request.
   virtual task<result<void>> before_change(byte_range range, change_kind kind) = 0;
-  /// Called after the change, still with the range held and before the guest is answered, also if it failed
-  /// (then the content may have changed in part). `data` is what was written, empty for zero and discard.
-  virtual task<result<void>> after_change(byte_range range, change_kind kind,
-                                          std::span<const std::byte> data) = 0;
+  /// Called after the change, still with the range held and before the guest is answered, also if it failed: then
+  /// `succeeded` is false, and the content may have changed in part. `data` is what was written, empty for zero and
+  /// discard and where it exists only encoded.
+  virtual task<result<void>> after_change(byte_range range, change_kind kind, std::span<const std::byte> data,
+                                          bool succeeded) = 0;
 };
 
 }  // namespace weir

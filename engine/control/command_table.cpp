@@ -18,6 +18,8 @@ constexpr std::array table{
     qmp_command{"block-job-resume", run_block_job_resume},
     qmp_command{"block-job-set-speed", run_block_job_set_speed},
     qmp_command{"block-stream", run_block_stream},
+    qmp_command{"blockdev-mirror", run_blockdev_mirror},
+    qmp_command{"drive-mirror", run_drive_mirror},
     qmp_command{"job-cancel", run_job_cancel},
     qmp_command{"job-complete", run_job_complete},
     qmp_command{"job-dismiss", run_job_dismiss},

@@ -5,6 +5,7 @@
 #include "engine/base/task.hpp"
 #include "engine/block/disk.hpp"
 #include "engine/jobs/job_manager.hpp"
+#include "engine/jobs/mirror_job.hpp"
 #include "engine/nbd/listener.hpp"
 #include "engine/storage/local_file.hpp"
 
@@ -68,6 +69,18 @@ struct stream_request {
   bool keep_relative = false;               ///< record it by a name relative to the active layer
 };
 
+/// One mirror job as asked for.
+struct mirror_request {
+  job_settings settings;
+  std::string disk;
+  std::string target;     ///< an IMAGE, as users name them
+  std::string format;     ///< empty: that of the active layer; of an export: raw
+  bool existing = false;  ///< the target is there; otherwise it is made
+  std::string
+      base;  ///< mirror_sync::top: chain::find_layer's words for the layer that is shared; empty: the first
+  mirror_options options;
+};
+
 class engine_control {
  public:
   virtual ~engine_control() = default;
@@ -79,6 +92,8 @@ class engine_control {
   virtual export_control& exports() = 0;
   /// Failures carry QEMU's texts.
   virtual outcome<void> start_stream(stream_request request) = 0;
+  /// Opens or makes the target first.
+  virtual task<outcome<void>> start_mirror(mirror_request request) = 0;
   /// The domain XML with every chain as it is now. Errors: not_supported without a domain.
   virtual outcome<std::string> live_xml() = 0;
   /// Asks the engine to drain and end; returns at once.

@@ -207,7 +207,8 @@ task<qmp_reply> run_block_job_cancel(engine_control& engine, const json::object&
   if (target->pause_requested() && !force) {
     co_return generic_error("The block job for device '" + id + "' is currently paused");
   }
-  const outcome<void> done = target->cancel();
+  // A copy that is ready is whole: only `force` throws it away.
+  const outcome<void> done = force ? target->cancel() : target->finish();
   co_return reply_of(done);
 }
 

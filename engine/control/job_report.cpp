@@ -1,5 +1,7 @@
 #include "engine/control/job_report.hpp"
 
+#include "engine/jobs/mirror_job.hpp"
+
 #include <boost/json/serialize.hpp>
 
 #include <utility>
@@ -46,6 +48,9 @@ json::object block_job_info(const job& described) {
                     {"speed", described.settings().speed_bytes_per_s},
                     {"ready", status == job_status::ready || status == job_status::standby},
                     {"type", name_of(described.type())}};
+  if (described.type() == job_type::mirror) {
+    info["actively-synced"] = static_cast<const mirror_job&>(described).is_synchronous();
+  }
   if (described.error().code) info["error"] = described.error().what;
   return info;
 }

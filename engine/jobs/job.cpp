@@ -77,7 +77,27 @@ outcome<void> job::cancel() {
 }
 
 outcome<void> job::complete() {
-  return check(job_verb::complete);
+  const outcome<void> legal = check(job_verb::complete);
+  if (!legal) return legal;
+  wanted_end_ = ending::complete;
+  wake();
+  return {};
+}
+
+outcome<void> job::finish() {
+  if (status() != job_status::ready && status() != job_status::standby) return cancel();
+  wanted_end_ = ending::finish;
+  wake();
+  return {};
+}
+
+void job::become_ready() {
+  move_to(job_status::ready);
+  if (listener_ != nullptr) listener_->on_ready(*this);
+}
+
+task<void> job::do_clean_up() {
+  co_return;
 }
 
 outcome<void> job::finalize() {
@@ -167,6 +187,7 @@ task<outcome<void>> job::work_and_finalize() {
 task<void> job::run() {
   move_to(job_status::running);
   const outcome<void> done = co_await work_and_finalize();
+  co_await do_clean_up();
   if (!done) {
     error_ = done.error();
     move_to(job_status::aborting);

@@ -83,7 +83,10 @@ class job {
   outcome<void> pause();
   outcome<void> resume();
   outcome<void> cancel();
+  /// Ends a two-phase job that is ready: complete() makes its success visible (pivot), finish() leaves the disk as
+  /// it is. Before it is ready, finish() is cancel().
   outcome<void> complete();
+  outcome<void> finish();
   outcome<void> finalize();
   outcome<void> dismiss();
   outcome<void> set_speed(std::uint64_t bytes_per_s);
@@ -100,6 +103,17 @@ class job {
   virtual task<void> do_settle() = 0;
   /// The change that makes success visible (drop the backing link, pivot). Not called after an error or cancel.
   virtual task<outcome<void>> do_finalize() = 0;
+  /// The last thing the job does, however it ended: gives up what it holds.
+  virtual task<void> do_clean_up();
+
+  /// How a two-phase job was told to end.
+  enum class ending { none, complete, finish };
+  ending wanted_end() const noexcept { return wanted_end_; }
+  /// The job has converged: it is ready, once.
+  void become_ready();
+  /// Suspends until a verb or wake() calls for a look. Nothing may be awaited between the look and this.
+  task<void> wait_for_wake() { return wake_.wait(); }
+  void wake();
 
   executor context() const noexcept { return executor_; }
   /// Books `bytes` that are about to be copied and suspends while the job is paused or over its speed.
@@ -120,7 +134,6 @@ class job {
   task<void> stay_paused();
   void move_to(job_status next);
   outcome<void> check(job_verb verb) const;
-  void wake();
 
   executor executor_;
   job_type type_;
@@ -134,6 +147,7 @@ class job {
   failure error_;
   bool finalize_requested_ = false;
   bool dismiss_requested_ = false;
+  ending wanted_end_ = ending::none;
   job_listener* listener_ = nullptr;
   async_event wake_;
   timer timer_;

@@ -29,6 +29,9 @@ void live_one_life(world_settings settings) {
       case 3:
         world.check_content();
         break;
+      case 4:
+        world.start_mirroring();
+        break;
       default:
         world.run_requests();
         break;

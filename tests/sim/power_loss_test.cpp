@@ -19,7 +19,7 @@ bool live_until(std::uint64_t seed, std::uint64_t cut, std::uint64_t survival) {
   world.power().cut_after(cut);
   if (seed % 2 == 0) world.start_streaming();
   for (int step = 0; step < 4 && world.power().on(); ++step) world.run_requests();
-  world.finish_streaming();
+  world.finish_job();
   const bool ended = world.power().on();
   world.lose_power(survival);
   return ended;

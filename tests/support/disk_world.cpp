@@ -15,13 +15,8 @@
 namespace weir::test {
 namespace {
 
-constexpr std::uint64_t sector = 512;
 /// Some dozen operations take so long.
 constexpr virtual_clock::duration link_limit{20'000};
-
-std::string layer_name(std::size_t index) {
-  return "layer" + std::to_string(index);
-}
 
 [[noreturn]] void give_up(const std::string& what) {
   throw std::runtime_error(what);
@@ -47,11 +42,6 @@ disk_world::~disk_world() {
   }
 }
 
-template <class T>
-T disk_world::run(task<T> work) {
-  return run_simulation(io_, clock_, std::move(work));
-}
-
 byte_range disk_world::draw_range(std::uint64_t size) {
   static constexpr std::array<std::uint64_t, 4> units{1, sector, 4096, 8192};
   const std::uint64_t unit = units[draw(units.size())];
@@ -66,13 +56,29 @@ std::vector<std::byte> disk_world::draw_content(std::uint64_t length) {
   return std::vector<std::byte>(length, value);
 }
 
+std::string disk_world::layer_name(std::size_t index) {
+  return "layer" + std::to_string(index);
+}
+
+std::size_t disk_world::index_of(std::string_view name) const {
+  std::size_t index = 0;
+  while (index < media_.size() && !name.ends_with(layer_name(index))) ++index;
+  if (index == media_.size()) give_up("unknown image " + std::string(name));
+  return index;
+}
+
 void disk_world::add_layer(std::size_t index) {
-  static constexpr std::array<const char*, 3> names{"qcow2", "qed", "raw"};
-  const std::string format = names[draw(index == 0 ? 3 : 2)];
   const std::uint64_t size = sector * (1 + draw(settings_.longest_disk_bytes / sector));
+  add_image(size, index > 0 ? layer_name(index - 1) : std::string());
+  oracle_.resize(size);
+}
+
+void disk_world::add_image(std::uint64_t size, const std::string& below) {
+  static constexpr std::array<const char*, 3> names{"qcow2", "qed", "raw"};
+  const std::string format = names[draw(below.empty() ? 3 : 2)];
   image_create_options options;
   options.virtual_size = size;
-  if (index > 0) options.backing = backing_reference{layer_name(index - 1), media_[index - 1].format, false};
+  if (!below.empty()) options.backing = backing_reference{below, media_[index_of(below)].format, false};
   if (format == "qcow2") {
     options.options["cluster_size"] = std::to_string(sector << draw(4));
     options.options["compat"] = draw(5) == 0 ? "0.10" : "1.1";
@@ -93,7 +99,6 @@ void disk_world::add_layer(std::size_t index) {
   const result<void> closed = run(target.close());
   if (!closed) give_up("create " + format + ": " + closed.error().message());
   media_.push_back({format, std::move(bytes)});
-  oracle_.resize(size);
 }
 
 void disk_world::make_chain() {
@@ -131,27 +136,24 @@ std::shared_ptr<layer> disk_world::open_layer(std::size_t index, bool writable) 
   return made;
 }
 
-void disk_world::open() {
+std::unique_ptr<disk> disk_world::open_newest(disk_settings how) {
   std::vector<std::shared_ptr<layer>> layers;
-  std::size_t index = media_.size() - 1;
-  while (true) {
+  for (std::size_t index = media_.size() - 1;;) {
     layers.push_back(open_layer(index, layers.empty()));
     const auto& backing = layers.back()->image->backing();
     if (!backing) break;
-    const auto is_named = [&](std::size_t candidate) {
-      return backing->name.ends_with(layer_name(candidate));
-    };
-    std::size_t next = 0;
-    while (next < index && !is_named(next)) ++next;
-    if (next == index) give_up("unknown backing image " + backing->name);
-    index = next;
+    index = index_of(backing->name);
   }
   const engine_resources resources{io_.get_executor(), buffers_, workers_, nullptr};
+  return std::make_unique<disk>(resources, std::make_unique<chain>(std::move(layers)), how);
+}
+
+void disk_world::open() {
   disk_settings how;
   how.name = "disk";
   how.copy_on_read = draw(3) == 0;
   how.detect_zeroes = draw(3) == 0 ? zero_detection::unmap : zero_detection::off;
-  disk_ = std::make_unique<disk>(resources, std::make_unique<chain>(std::move(layers)), how);
+  disk_ = open_newest(how);
   inject_errors(true);
 }
 
@@ -176,7 +178,8 @@ bool disk_world::may_fail() const noexcept {
 
 void disk_world::close() {
   inject_errors(false);
-  finish_streaming();
+  finish_job();
+  inject_errors(false);
   const auto flushing = oracle_.begin_flush();
   const result<void> closed = run(disk_->close());
   oracle_.end_flush(flushing, static_cast<bool>(closed));
@@ -252,35 +255,11 @@ void disk_world::run_requests() {
       taken.push_back(range);
       group.spawn(request(draw(12), range));
     }
+    tell_job_to_end();
     co_await group.join();
   };
   run(work());
-}
-
-void disk_world::start_streaming() {
-  if (job_ || disk_->chain().depth() == 1) return;
-  job_settings settings;
-  settings.id = "stream";
-  if (settings_.errors_per_million > 0 && draw(2) == 0) settings.error_policy = on_error::ignore;
-  stream_options options;
-  options.base_depth = 1 + draw(disk_->chain().depth());
-  if (options.base_depth < disk_->chain().depth()) {
-    options.backing_name = disk_->chain().at(options.base_depth)->model.source.path;
-  }
-  job_ = std::make_unique<stream_job>(*disk_, settings, options);
-  job_ended_ = false;
-  boost::asio::co_spawn(io_, job_->run(), [this](std::exception_ptr thrown) {
-    job_ended_ = true;
-    if (thrown) std::rethrow_exception(thrown);
-  });
-}
-
-void disk_world::finish_streaming() {
-  if (!job_) return;
-  run_simulation_until(io_, clock_, [this] { return job_ended_; });
-  const bool failed = !job_->error().what.empty();
-  EXPECT_TRUE(!failed || may_fail()) << job_->error().what;
-  job_.reset();
+  if (job_ && job_ended_) take_result();
 }
 
 void disk_world::toggle_copy_on_read() {
@@ -290,7 +269,7 @@ void disk_world::toggle_copy_on_read() {
 void disk_world::check_owners(unsigned count) {
   // Streaming must not change the layers between two questions; requests meanwhile ask the chain, too.
   if (job_ && draw(2) == 0) return;
-  finish_streaming();
+  finish_job();
   const auto work = [this, count]() -> task<void> {
     const weir::chain& layers = disk_->chain();
     for (unsigned done = 0; done < count; ++done) {

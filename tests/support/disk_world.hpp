@@ -4,10 +4,11 @@
 
 #include "engine/base/virtual_clock.hpp"
 #include "engine/block/disk.hpp"
-#include "engine/jobs/stream_job.hpp"
+#include "engine/jobs/job.hpp"
 #include "engine/storage/simulated_storage.hpp"
 #include "tests/support/guest_oracle.hpp"
 #include "tests/support/remote_storage.hpp"
+#include "tests/support/simulation.hpp"
 
 #include <boost/asio/io_context.hpp>
 
@@ -20,6 +21,7 @@ namespace weir::test {
 
 /// How long the link to remote layers is cut at a time, compared with how long requests wait for it.
 enum class link_cuts { none, shorter_than_the_limit, longer_too };
+inline constexpr std::uint64_t sector = 512;
 
 struct world_settings {
   std::uint64_t seed = 1;
@@ -46,10 +48,13 @@ class disk_world {
 
   /// A few random requests side by side, waited for; what they read is checked.
   void run_requests();
-  /// Starts streaming to a random base, if it does not run; requests go on beside it.
+  /// Starts streaming to a random base, if no job runs; requests go on beside it.
   void start_streaming();
-  /// Waits for the job, if there is one.
-  void finish_streaming();
+  /// Starts mirroring to a new image, if no job runs, full or shallow, in a random mode. While requests run it may be told
+  /// to pivot.
+  void start_mirroring();
+  /// Waits for the job, if there is one. A mirror is told to end in one of its ways; a finished copy reads as the disk.
+  void finish_job();
   void toggle_copy_on_read();
   /// Asks `count` times who owns a random range, among random layers, and compares the answer with a walk; now and
   /// then the chain forgets what it remembers. Does nothing, or waits, while a job runs. Precondition: no faults.
@@ -75,13 +80,25 @@ class disk_world {
   std::uint64_t draw(std::uint64_t below) { return random_() % below; }
   byte_range draw_range(std::uint64_t size);
   std::vector<std::byte> draw_content(std::uint64_t length);
+  static std::string layer_name(std::size_t index);
+  std::size_t index_of(std::string_view name) const;
   void add_layer(std::size_t index);
+  /// A new medium: an image of random format and geometry over the one called `below`, or over nothing.
+  void add_image(std::uint64_t size, const std::string& below);
+  /// The newest medium and what its headers name below it.
+  std::unique_ptr<disk> open_newest(disk_settings how);
   std::shared_ptr<layer> open_layer(std::size_t index, bool writable);
   void inject_errors(bool on);
   task<void> cut_link();
   bool may_fail() const noexcept;
+  void run_job(std::unique_ptr<job> created);
+  void tell_job_to_end();
+  void take_result();
+  void compare_copy();
   template <class T>
-  T run(task<T> work);
+  T run(task<T> work) {
+    return run_simulation(io_, clock_, std::move(work));
+  }
 
   task<void> request(std::uint64_t kind, byte_range range);
   task<void> read(byte_range range);
@@ -101,8 +118,10 @@ class disk_world {
   std::vector<medium> media_;
   guest_oracle oracle_;
   std::unique_ptr<disk> disk_;
-  std::unique_ptr<stream_job> job_;
+  std::unique_ptr<job> job_;
   bool job_ended_ = false;
+  bool pivots_ = false;      // the mirror was told to complete
+  bool keeps_copy_ = false;  // it was told to finish
 };
 
 }  // namespace weir::test
