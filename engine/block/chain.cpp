@@ -1,5 +1,7 @@
 #include "engine/block/chain.hpp"
 
+#include "engine/storage/positional_io.hpp"
+
 #include <cassert>
 
 namespace weir {
@@ -10,6 +12,14 @@ located_extent past_the_end(std::size_t depth, std::shared_ptr<layer> owner, std
   answer.found.extent.kind = extent_kind::zero;
   answer.found.extent.length = length;
   return answer;
+}
+
+/// What one walk may teach the index: what a piece of a qcow2 table in its default geometry tells. More would make
+/// the first read slow where the layers' tables are cached whole.
+constexpr std::uint64_t window_bytes = 32 * MiB;
+
+byte_range window_of(std::uint64_t offset) noexcept {
+  return {align_down(offset, window_bytes), window_bytes};
 }
 
 void clip(located_extent& found, std::uint64_t length) noexcept {
@@ -91,10 +101,18 @@ task<result<located_extent>> chain::walk_down(byte_range range, depth_range amon
   }
 }
 
+bool chain::is_in_memory(int descriptor) const {
+  const auto at = static_cast<std::size_t>(descriptor);
+  if (at >= in_memory_.size()) in_memory_.resize(at + 1);
+  if (!in_memory_[at]) in_memory_[at] = weir::is_in_memory(descriptor);
+  return *in_memory_[at];
+}
+
 // The index
 
 void chain::prepare_index() {
   owners_.clear();
+  in_memory_.clear();
   indexed_from_ = layers_.size();
   while (indexed_from_ > 0 && !layers_[indexed_from_ - 1]->image->writable()) --indexed_from_;
   // One layer answers as quickly as the index does.
@@ -108,8 +126,8 @@ bool chain::uses_index(depth_range among) const noexcept {
 }
 
 byte_range chain::to_be_learnt(byte_range wanted) const noexcept {
-  const byte_range region = intersection(owner_index::region_of(wanted.offset), {0, size()});
-  return range_between(wanted.offset, std::max(wanted.end(), region.end()));
+  const byte_range window = intersection(window_of(wanted.offset), {0, size()});
+  return range_between(wanted.offset, std::max(wanted.end(), window.end()));
 }
 
 void chain::learn(const cached_answer& answer, byte_range asked) const {
@@ -118,8 +136,7 @@ void chain::learn(const cached_answer& answer, byte_range asked) const {
   const extent& what = found.found.extent;
   // Stopped above the base, the walk did not learn who owns it.
   if (what.kind == extent_kind::unallocated) return;
-  const byte_range guest = intersection({asked.offset, what.length}, owner_index::region_of(asked.offset));
-  owners_.learn({.guest = guest,
+  owners_.learn({.guest = intersection({asked.offset, what.length}, window_of(asked.offset)),
                  .depth = static_cast<std::uint32_t>(found.depth),
                  .kind = what.kind,
                  .storage_index = what.storage_index,
@@ -159,7 +176,8 @@ std::optional<located_extent> chain::answer_from(const owner_index::owned& known
   place.storage_index = known.storage_index;
   place.length = length;
   place.host_offset = known.host_offset;
-  return located_extent{known.depth, owner, owner->image->map_again(place)};
+  // No pin: the owner is not writable, so nothing of it is freed, and located_extent::owner keeps it.
+  return located_extent{known.depth, owner, {place, {}}};
 }
 
 chain::cached_answer chain::try_below(byte_range range, depth_range among, map_effort effort) const {

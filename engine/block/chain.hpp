@@ -2,7 +2,7 @@
 //
 // Who owns a range is found by asking the layers from the top down. What the layers below the last writable one
 // answered is remembered (owner_index.hpp), so that a range costs the walk once and from then on as much as in a
-// chain of one layer. A walk that is to be remembered asks for the range up to the end of its region: that does no
+// chain of one layer. A walk that is to be remembered asks for more than is wanted: that does no
 // more I/O, since an image reads no more metadata than the first byte asked for needs.
 #pragma once
 
@@ -75,6 +75,9 @@ class chain {
   using error_sink = std::function<void(const layer& failed, byte_range range, error_code code)>;
   void set_error_sink(error_sink sink) { on_error_ = std::move(sink); }
 
+  /// Whether I/O through this descriptor of one of the layers' storages never waits for a device; asked once.
+  bool is_in_memory(int descriptor) const;
+
   /// Forgets what is remembered of who owns what; costs time only.
   void forget_owners() const noexcept { owners_.clear(); }
 
@@ -107,8 +110,9 @@ class chain {
   error_sink on_error_;
   std::size_t indexed_from_ = 0;  ///< the index speaks of the layers from here on, if has_index_
   bool has_index_ = false;
-  mutable owner_index owners_;                 ///< a cache: what is asked fills it
-  mutable std::vector<std::uint64_t> epochs_;  ///< of every layer, when owners_ began to be filled
+  mutable std::vector<std::optional<bool>> in_memory_;  ///< by descriptor
+  mutable owner_index owners_;                          ///< a cache: what is asked fills it
+  mutable std::vector<std::uint64_t> epochs_;           ///< of every layer, when owners_ began to be filled
 };
 
 }  // namespace weir

@@ -31,7 +31,7 @@ bool disk::write_at_once(std::uint64_t offset, std::span<const std::byte> data, 
   if (here.kind != extent_kind::data || !here.in_place || here.length != range.length) return false;
   storage& target = active().storage_at(here.storage_index);
   const std::optional<int> descriptor = target.descriptor();
-  if (!descriptor || !target.capabilities().writable || !target.capabilities().in_memory) return false;
+  if (!descriptor || !target.capabilities().writable || !chain_->is_in_memory(*descriptor)) return false;
   const bool written = static_cast<bool>(write_fully(*descriptor, here.host_offset, data));
   if (written) target.note_descriptor_write({here.host_offset, data.size()});
   return written;

@@ -90,10 +90,10 @@ bool read_chain_at_once(const chain& from, byte_range range, std::span<std::byte
     const auto part = buffer.first(static_cast<std::size_t>(what.length));
     if (what.kind == extent_kind::encoded) return false;
     if (what.kind == extent_kind::data) {
-      const storage& holds = storage_of(here);
-      const std::optional<int> descriptor = holds.descriptor();
-      const bool waits = !holds.capabilities().in_memory;
-      if (!descriptor || !read_if_cached(*descriptor, what.host_offset, part, waits)) return false;
+      const std::optional<int> descriptor = storage_of(here).descriptor();
+      if (!descriptor) return false;
+      const bool may_wait = !from.is_in_memory(*descriptor);
+      if (!read_if_cached(*descriptor, what.host_offset, part, may_wait)) return false;
     } else {
       std::memset(part.data(), 0, part.size());
     }

@@ -43,11 +43,6 @@ std::optional<result<mapping>> image::try_map(byte_range range, map_effort effor
   return mapping{**found, pins_.take()};
 }
 
-mapping image::map_again(const extent& known) noexcept {
-  assert(!closed_ && !writable());
-  return {known, pins_.take()};
-}
-
 task<result<allocation>> image::allocate(byte_range range) {
   if (closed_) co_return errc::closed;
   if (!writable()) co_return errc::read_only;

@@ -168,9 +168,6 @@ class image {
   task<result<mapping>> map(byte_range range, map_effort effort);
   /// The same without I/O, if the metadata is cached.
   std::optional<result<mapping>> try_map(byte_range range, map_effort effort);
-  /// A new pin on what map() answered before. Precondition: the image is not writable (nothing of it is freed) and
-  /// epoch() has not moved since that answer.
-  mapping map_again(const extent& known) noexcept;
 
   /// Reserves host space for a prefix of `range`, widened to whole grains. Nothing is visible before publish.
   /// Where grains can only move together (subclusters of a cluster that is compressed or shared with a

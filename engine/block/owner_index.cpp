@@ -1,7 +1,6 @@
 #include "engine/block/owner_index.hpp"
 
 #include <algorithm>
-#include <cassert>
 
 namespace weir {
 namespace {
@@ -68,15 +67,22 @@ void owner_index::insert(std::vector<run>& runs, std::size_t at, const run& adde
 }
 
 void owner_index::learn(const owned& answer) {
-  if (answer.guest.empty()) return;
-  assert(region_of(answer.guest.offset).contains(answer.guest));
-  const run whole{.offset = static_cast<std::uint32_t>(answer.guest.offset % region_bytes),
-                  .length = static_cast<std::uint32_t>(answer.guest.length),
-                  .depth = answer.depth,
-                  .kind = answer.kind,
-                  .storage_index = answer.storage_index,
-                  .host_offset = answer.host_offset};
-  region& into = need(answer.guest.offset / region_bytes);
+  const byte_range guest = answer.guest;
+  for (std::uint64_t at = guest.offset; at < guest.end(); at = region_of(at).end()) {
+    const std::uint64_t end = std::min(guest.end(), region_of(at).end());
+    const run whole{.offset = static_cast<std::uint32_t>(at % region_bytes),
+                    .length = static_cast<std::uint32_t>(end - at),
+                    .depth = answer.depth,
+                    .kind = answer.kind,
+                    .storage_index = answer.storage_index,
+                    .host_offset = answer.host_offset + (at - guest.offset)};
+    learn(at / region_bytes, whole);
+  }
+  evict();
+}
+
+void owner_index::learn(std::uint64_t number, const run& whole) {
+  region& into = need(number);
   size_bytes_ -= bytes_of(into);
   std::vector<run>& runs = into.runs;
   for (std::uint32_t from = whole.offset; from < whole.end();) {
@@ -90,7 +96,6 @@ void owner_index::learn(const owned& answer) {
     from = to;
   }
   size_bytes_ += bytes_of(into);
-  evict();
 }
 
 owner_index::region& owner_index::need(std::uint64_t number) {

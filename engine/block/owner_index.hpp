@@ -47,7 +47,7 @@ class owner_index {
 
   /// What is known from `offset` on, up to the end of the run or region; nothing if the byte was never asked.
   std::optional<owned> find(std::uint64_t offset) noexcept;
-  /// Remembers an answer. Precondition: it lies in one region and agrees with what is known already.
+  /// Remembers an answer, which agrees with what is known already.
   void learn(const owned& answer);
   void clear() noexcept;
 
@@ -77,6 +77,7 @@ class owner_index {
   static std::size_t bytes_of(const region& which) noexcept;
   /// Adds what fits between the runs at - 1 and at, and joins it with them where it can.
   static void insert(std::vector<run>& runs, std::size_t at, const run& added);
+  void learn(std::uint64_t number, const run& whole);
   region& need(std::uint64_t number);
   void evict();
 

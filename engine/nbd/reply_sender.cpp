@@ -17,6 +17,8 @@ constexpr std::size_t pieces_per_call = 256;
 constexpr std::size_t record_bytes = 16 * KiB;
 /// So much is worth a system call of its own.
 constexpr std::size_t send_at_once_bytes = 256 * KiB;
+/// Then the task's turn comes, so that admission fills up and others run, however much a client asks for.
+constexpr unsigned most_sent_in_a_row = 16;
 /// Room for the replies to a deep queue: without it the sender waits for its peer in the middle of a batch.
 constexpr int socket_buffer_bytes = 2 << 20;
 
@@ -35,7 +37,8 @@ void reply_sender::queue(reply_part part) {
   queued_bytes_ += part.head().size() + part.body.size();
   queued_.push_back(std::move(part));
   // Not parked, the task is in the middle of a batch, or about to look.
-  if (queued_bytes_ >= send_at_once_bytes && parked_) send_at_once();
+  const bool may_send = parked_ && sent_in_a_row_ < most_sent_in_a_row;
+  if (queued_bytes_ >= send_at_once_bytes && may_send) send_at_once();
   if (!queued_.empty() || !batch_.empty()) wake();
 }
 
@@ -51,6 +54,7 @@ void reply_sender::wake() {
 task<void> reply_sender::run() {
   widen_unix_socket(socket_.native_handle());
   for (;;) {
+    sent_in_a_row_ = 0;
     if (batch_.empty()) begin_batch();
     if (!batch_.empty()) {
       co_await send_batch();
@@ -86,6 +90,7 @@ void reply_sender::end_batch() noexcept {
 }
 
 void reply_sender::send_at_once() {
+  ++sent_in_a_row_;
   begin_batch();
   while (next_ < batch_.size()) {
     const int error = send_some();

@@ -60,6 +60,7 @@ class reply_sender {
   admission& admitted_;
   std::vector<reply_part> queued_;
   std::size_t queued_bytes_ = 0;
+  unsigned sent_in_a_row_ = 0;     // batches sent at once since the task ran
   std::vector<reply_part> batch_;  // being sent: [next_, size), the first sent_of_next_ bytes are gone
   std::size_t next_ = 0;
   std::size_t sent_of_next_ = 0;

@@ -70,7 +70,7 @@ bool request_runner::is_done_at_once(job& next) {
 bool request_runner::read_at_once(const job& current) {
   const request& asked = current.asked;
   if (asked.length == 0 || asked.length > disk::longest_at_once || wants_hole_search(asked)) return false;
-  std::optional<buffer_lease> data = buffers_.try_acquire(asked.length);
+  std::optional<buffer_lease> data = buffers_.try_acquire(static_cast<std::size_t>(asked.length));
   if (!data || !disk_.read_at_once(asked.offset, data->bytes())) return false;
   const read_piece whole{range_of(asked), false};
   answer_read(current, {&whole, 1}, std::move(*data));

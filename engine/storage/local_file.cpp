@@ -81,7 +81,6 @@ local_file::local_file(file_io& io, std::string location, opened_file file, cons
                     .can_punch = options.writable,
                     .fast_zero = options.writable,
                     .reports_holes = file_.is_regular,
-                    .in_memory = file_.in_memory && !file_.alignment,
                     .alignment = file_.alignment ? file_.alignment->block : 1},
       size_(file_.size),
       reads_inline_(!file_.alignment),

@@ -2,8 +2,10 @@
 
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <sys/ioctl.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -35,6 +37,11 @@ result<void> write_fully(int descriptor, std::uint64_t offset, std::span<const s
     data = data.subspan(static_cast<std::size_t>(put));
   }
   return {};
+}
+
+bool is_in_memory(int descriptor) noexcept {
+  struct statfs system{};
+  return ::fstatfs(descriptor, &system) == 0 && system.f_type == TMPFS_MAGIC;
 }
 
 bool read_if_cached(int descriptor, std::uint64_t offset, std::span<std::byte> buffer,

@@ -13,6 +13,8 @@ namespace weir {
 result<void> read_fully(int descriptor, std::uint64_t offset, std::span<std::byte> buffer);
 /// Writes all of `data` at `offset`. Any thread.
 result<void> write_fully(int descriptor, std::uint64_t offset, std::span<const std::byte> data);
+/// True if I/O through the descriptor never waits for a device, since its file lies in memory (tmpfs).
+bool is_in_memory(int descriptor) noexcept;
 /// Fills `buffer` if all of it can be had without waiting for a device; `may_wait` tells that there may be one.
 bool read_if_cached(int descriptor, std::uint64_t offset, std::span<std::byte> buffer,
                     bool may_wait) noexcept;

@@ -27,7 +27,6 @@ struct storage_capabilities {
   bool can_punch = false;      ///< zero() and discard() may give space back
   bool fast_zero = false;      ///< zero() is cheaper than writing zeros
   bool reports_holes = false;  ///< status() can tell holes from data
-  bool in_memory = false;      ///< reads and writes through descriptor() never wait for a device
   std::uint32_t alignment =
       1;  ///< offsets and lengths of this multiple avoid read-modify-write; power of two
 };

@@ -52,10 +52,10 @@ class truth {
   }
   std::uint64_t draw(std::uint64_t below) { return random_() % below; }
 
-  /// What somebody could have found out at `offset`: part of a run, in one region.
+  /// What somebody could have found out at `offset`: part of a run.
   owned answer(std::uint64_t offset) {
     const owned& run = at(offset);
-    byte_range guest = intersection(range_between(offset, run.guest.end()), owner_index::region_of(offset));
+    byte_range guest = range_between(offset, run.guest.end());
     guest.length = 1 + draw(guest.length);
     return piece_of(run, guest);
   }
@@ -84,7 +84,8 @@ void expect_true(const owned& known, const truth& facts) {
 
 void learn_and_find(std::uint64_t seed) {
   truth facts(seed);
-  owner_index index(seed % 2 == 0 ? owner_index::default_limit_bytes : 4096);
+  const bool roomy = seed % 2 == 0;
+  owner_index index(roomy ? owner_index::default_limit_bytes : 4096);
   for (unsigned step = 0; step < 3000; ++step) {
     const std::uint64_t offset = facts.draw(disk_bytes);
     const auto known = index.find(offset);
@@ -93,8 +94,10 @@ void learn_and_find(std::uint64_t seed) {
     const owned answer = facts.answer(offset);
     index.learn(answer);
     const auto learnt = index.find(offset);
-    ASSERT_TRUE(learnt) << "at " << offset;
-    ASSERT_GE(learnt->guest.length, answer.guest.length);
+    ASSERT_TRUE(learnt || !roomy) << "at " << offset;
+    if (!learnt) continue;
+    const std::uint64_t in_region = owner_index::region_of(offset).end() - offset;
+    ASSERT_GE(learnt->guest.length, std::min(answer.guest.length, in_region));
     if (facts.draw(500) == 0) index.clear();
   }
 }
