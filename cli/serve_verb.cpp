@@ -165,9 +165,9 @@ verb serve_verb() {
               "SIGTERM and SIGINT let requests in flight finish, flush and end.\n\nEach disk of a "
               "domain is an export named by its target, e.g. vda. A plain image is one export, named "
               "by --export. That name is also the disk's node name on the control socket and the id "
-              "of its job.\n\nWith --tls-creds nothing is listed or opened before TLS is up, on any socket. "
-              "Why a "
-              "client was refused is said on standard error.\n\nA socket file left by a killed server is "
+              "of its job.\n\nWith --tls-creds nothing is listed or opened before TLS is up, on any socket "
+              "but those of --nbd-plain. Why a client was refused is said on standard error.\n\nA socket "
+              "file left by a killed server is "
               "replaced. Sockets passed by "
               "systemd are used; one named `control` in LISTEN_FDNAMES is the control socket.",
           .declare = declare,

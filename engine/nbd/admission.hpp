@@ -1,4 +1,5 @@
-// How much clients may have in the engine: a request counts from its parsing until its reply is sent. Where a limit
+// How much clients may have in the engine: a request counts from its parsing, before its payload has arrived, until
+// its reply is sent. Where a limit
 // is reached the connection stops reading, so a peer that never reads its replies costs a constant.
 //
 // Two limits: each connection's own, and one for all connections of a server. Peers that do not read may use up the

@@ -169,22 +169,24 @@ task<bool> connection::take_request(const request& asked, const ruling& rule) {
   const std::uint32_t charge = refused ? 0 : std::max(rule.payload, rule.reply_bytes);
   while (!admitted_.has_room(charge) && !abandoned_) co_await admitted_.wait_for_change(charge);
   if (replies_.is_broken() || abandoned_) co_return false;
+  // From here on: a payload that is only announced has its buffer already.
+  admitted_.enter(charge);
   buffer_lease payload;
+  bool complete = true;
   if (refused) {
-    const bool dropped = co_await drop_payload(rule.payload);
-    if (!dropped) co_return false;
+    complete = co_await drop_payload(rule.payload);
   } else if (rule.payload > 0) {
     payload = co_await commons_.buffers.acquire(rule.payload);
-    const bool complete = co_await take_payload(payload.bytes());
-    if (!complete) co_return false;
+    complete = co_await take_payload(payload.bytes());
   }
-  admitted_.enter(charge);
-  if (refused) {
+  if (!complete) {
+    admitted_.leave(charge);
+  } else if (refused) {
     runner_->answer(asked, rule.error, rule.why, charge);
   } else {
     runner_->start(asked, std::move(payload), charge);
   }
-  co_return true;
+  co_return complete;
 }
 
 task<bool> connection::take_payload(std::span<std::byte> into) {

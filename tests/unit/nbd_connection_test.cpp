@@ -353,6 +353,33 @@ TEST_F(nbd_connection, a_request_larger_than_the_limit_is_served_alone) {
 
 // Ends.
 
+TEST_F(nbd_connection, a_payload_counts_from_its_announcement_until_its_sender_is_gone) {
+  open(false);
+  EXPECT_TRUE(ask(a_request(command::write, 1, 0, 1 << 20)).empty());
+  EXPECT_EQ(in_flight_.bytes(), 1 * MiB);
+  hang_up();
+  finish();
+  EXPECT_EQ(in_flight_.bytes(), 0U);
+}
+
+TEST_F(nbd_connection, others_that_use_up_the_common_limit_delay_long_requests_only) {
+  open(false);
+  in_flight_.enter(256 * MiB);
+  EXPECT_EQ(ask(a_request(command::read, 1, 0, 1 << 20)), simple(1, wire_error::none, filled(1 << 20, 0)));
+  EXPECT_TRUE(ask(a_request(command::read, 2, 0, 4 << 20)).empty());
+  in_flight_.leave(256 * MiB);
+  EXPECT_EQ(receive(), simple(2, wire_error::none, filled(4 << 20, 0)));
+}
+
+TEST_F(nbd_connection, who_waits_for_the_common_limit_can_be_ended) {
+  open(false);
+  in_flight_.enter(256 * MiB);
+  EXPECT_TRUE(ask(a_request(command::read, 1, 0, 4 << 20)).empty());
+  connection_->abandon();
+  finish();
+  in_flight_.leave(256 * MiB);
+}
+
 TEST_F(nbd_connection, a_disconnect_at_any_byte_leaves_nothing_behind) {
   bytes conversation = opening(true);
   put(conversation, a_write(1, 0, filled(100, 1)));
