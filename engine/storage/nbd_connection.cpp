@@ -287,10 +287,7 @@ task<result<void>> nbd_connection::perform(Issue issue) {
   if (!usable_) co_return errno_code(ENOTCONN);
   const std::shared_ptr<nbd_connection> self = shared_from_this();
   request waiting(*this);
-  if (in_flight_++ == 0) {
-    silent_periods_ = 0;
-    start_stall_clock();
-  }
+  if (in_flight_++ == 0) start_stall_clock();
   co_await suspend_until([&](std::move_only_function<void()> resume) {
     waiting.park(std::move(resume));
     // Below zero: nothing was sent and no completion will run.
@@ -298,6 +295,7 @@ task<result<void>> nbd_connection::perform(Issue issue) {
     arm();
   });
   ++answered_count_;
+  silent_periods_ = 0;
   if (--in_flight_ == 0) stall_timer_.cancel();
   if (waiting.error_number() != 0) co_return request_error(waiting.error_number());
   co_return result<void>{};
@@ -369,11 +367,8 @@ void nbd_connection::start_stall_clock() {
     if (cancelled || self->in_flight_ == 0) return;
     self->silent_periods_ = self->answered_count_ == seen ? self->silent_periods_ + 1 : 0;
     const unsigned patience = self->changes_in_flight_ == 0 ? 1 : self->settings_.stalls_of_a_change;
-    if (self->silent_periods_ >= patience) {
-      self->abandon();
-    } else {
-      self->start_stall_clock();
-    }
+    if (self->silent_periods_ >= patience) return self->abandon();
+    self->start_stall_clock();
   });
 }
 
