@@ -100,6 +100,19 @@ TEST_F(qcow2_bitmaps, damaged_entries_make_one_bitmap_inconsistent) {
   }
 }
 
+TEST_F(qcow2_bitmaps, a_damaged_one_stays_marked_when_others_are_stored) {
+  put(number<std::uint64_t>(directory_), std::uint64_t{3});
+  const auto opened = open(recording);
+  EXPECT_TRUE(opened->bitmaps()->add("third", 4096, true).has_value());
+  change(*opened, cluster, cluster);
+  close(*opened);
+  const auto again = open({});
+  ASSERT_EQ(again->bitmaps()->bitmaps().size(), 3U);
+  EXPECT_TRUE(again->bitmaps()->find("first")->in_use);
+  EXPECT_FALSE(again->bitmaps()->find("third")->in_use);
+  close(*again);
+}
+
 TEST_F(qcow2_bitmaps, openers_that_do_not_record_withdraw_them) {
   const auto opened = open({.writable = true});
   EXPECT_TRUE(opened->bitmaps()->bitmaps().empty());

@@ -48,6 +48,18 @@ TEST_F(qcow2_snapshots, a_table_that_cannot_be_read_to_its_end_stops_writers_not
   }
 }
 
+TEST_F(qcow2_snapshots, an_l1_table_shorter_than_its_disk_is_lengthened) {
+  put(table_ + 8, std::uint32_t{1});
+  const auto opened = open({.writable = true});
+  ASSERT_NE(opened, nullptr);
+  const outcome<void> applied = run(io_, opened->snapshots()->apply("1"));
+  ASSERT_TRUE(applied.has_value()) << applied.error().what;
+  EXPECT_EQ(number<std::uint32_t>(36), 2U) << "4 MiB in tables of 2 MiB";
+  fill(*opened, disk_bytes - cluster, cluster, std::byte{9});
+  close(*opened);
+  expect_readable({});
+}
+
 TEST_F(qcow2_snapshots, a_snapshot_whose_l1_table_lies_nowhere_harms_only_itself) {
   for (const std::uint64_t offset :
        {std::uint64_t{0}, table_ + 512, std::uint64_t{1} << 50, ~std::uint64_t{0}}) {

@@ -53,6 +53,18 @@ TEST_F(qcow2_space, what_a_cluster_held_behind_the_end_is_gone_when_the_disk_gro
   close(*opened);
 }
 
+TEST_F(qcow2_space, shortening_and_emptying_shorten_the_file) {
+  const auto opened = open({.writable = true});
+  fill(*opened, 0, MiB, std::byte{1});
+  EXPECT_TRUE(run(io_, opened->flush()).has_value());
+  EXPECT_GT(disk_.size(), MiB);
+  ASSERT_TRUE(run(io_, opened->resize(512 * KiB)).has_value());
+  EXPECT_LT(disk_.size(), 600 * KiB);
+  ASSERT_TRUE(run(io_, opened->make_empty()).has_value());
+  EXPECT_LT(disk_.size(), 64 * KiB);
+  close(*opened);
+}
+
 class qcow2_fixed_space : public hostile_qcow2 {
  protected:
   static constexpr std::uint64_t clusters = 64;
