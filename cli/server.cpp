@@ -8,6 +8,9 @@
 #include "engine/block/bitmap_store.hpp"
 #include "engine/jobs/stream_job.hpp"
 
+#include <poll.h>
+#include <unistd.h>
+
 #include <cstdio>
 #include <set>
 #include <utility>
@@ -19,11 +22,17 @@ void warn(const std::string& what) {
   std::fprintf(stderr, "weir: serve: %s\n", plain_line(what).c_str());
 }
 
+/// False where nobody reads what is written to stderr: a guest's errors must not make the engine wait for that.
+bool can_be_told() {
+  pollfd out{STDERR_FILENO, POLLOUT, 0};
+  return ::poll(&out, 1, 0) > 0 && (out.revents & POLLOUT) != 0;
+}
+
 /// Errors that guests see as a number, for whoever runs the server. A guest may ask again and again: what was said
 /// last is not said again.
 void report_errors(engine_host& host) {
   host.set_report([last = std::string()](const failure& what) mutable {
-    if (what.what == last) return;
+    if (what.what == last || !can_be_told()) return;
     last = what.what;
     warn(last);
   });
