@@ -1,6 +1,7 @@
 #include "formats/qcow2/check_image.hpp"
 
 #include "engine/base/endian.hpp"
+#include "formats/check_run.hpp"
 #include "formats/qcow2/entry_mender.hpp"
 #include "formats/qcow2/rebuild.hpp"
 #include "formats/qcow2/reference_survey.hpp"
@@ -172,41 +173,17 @@ task<outcome<check_report>> check_once(storage& file, repair_mode repair, findin
   co_return co_await check.run();
 }
 
-/// The second look decides what has been put right.
-task<outcome<check_report>> check_again(storage& file, check_report before, finding_sink sink) {
-  bool said = false;
-  const finding_sink retold = [&](std::string_view line) {
-    if (!sink) return;
-    if (!std::exchange(said, true)) sink("after the repair this is left:");
-    sink(line);
-  };
-  outcome<check_report> after = co_await check_once(file, repair_mode::none, retold);
-  if (!after) co_return after;
-  const auto difference = [](std::uint64_t was, std::uint64_t is) { return was > is ? was - is : 0; };
-  after->corruptions_fixed = difference(before.corruptions, after->corruptions);
-  after->leaks_fixed = difference(before.leaks, after->leaks);
-  co_return after;
-}
-
-task<outcome<check_report>> check_storage(storage& file, check_options options) {
-  const bool repairs = options.repair != repair_mode::none;
-  if (repairs && !file.capabilities().writable) co_return make_failure(errc::read_only, file.location());
-  outcome<check_report> report = co_await check_once(file, options.repair, options.on_finding);
-  if (!report || !repairs || report->check_errors > 0) co_return report;
-  if (!report->is_clean()) report = co_await check_again(file, *report, options.on_finding);
-  if (!report || report->corruptions > 0 || report->check_errors > 0) co_return report;
+task<outcome<void>> clear_marks(storage& file) {
   const result<void> cleared = co_await clear_bits(file, incompatible_bit::dirty | incompatible_bit::corrupt);
   if (!cleared) co_return make_failure(cleared.error(), file.location());
-  co_return report;
+  co_return outcome<void>{};
 }
 
 }  // namespace
 
 task<outcome<check_report>> check_image(std::unique_ptr<storage> from, check_options options) {
-  outcome<check_report> report = co_await check_storage(*from, std::move(options));
-  const result<void> closed = co_await from->close();
-  if (report && !closed) co_return make_failure(closed.error(), from->location());
-  co_return report;
+  const format_check qcow2_check{.look = &check_once, .clear_marks = &clear_marks};
+  co_return co_await run_check(std::move(from), std::move(options), qcow2_check);
 }
 
 task<outcome<void>> recover_counts(storage& file, const header& head) {

@@ -2,10 +2,12 @@
 
 #include "engine/base/endian.hpp"
 #include "formats/check_log.hpp"
+#include "formats/check_run.hpp"
 #include "formats/qcow2/reference_counts.hpp"
 #include "formats/qcow2/table_pieces.hpp"
 #include "formats/qed/header.hpp"
 #include "formats/qed/header_store.hpp"
+#include "formats/qed/open.hpp"
 
 #include <boost/asio/this_coro.hpp>
 
@@ -217,14 +219,6 @@ task<outcome<check_report>> image_check::run() {
   co_return log_.report;
 }
 
-task<outcome<header>> read_header(storage& file) {
-  header_fields bytes{};
-  const std::span head = std::span(bytes).first(std::min<std::uint64_t>(bytes.size(), file.size()));
-  const result<void> got = co_await file.read(0, head);
-  if (!got) co_return make_failure(got.error(), file.location());
-  co_return parse_header(head, file.size(), file.location());
-}
-
 task<outcome<check_report>> check_once(storage& file, repair_mode repair, finding_sink sink) {
   const outcome<header> fields = co_await read_header(file);
   if (!fields) co_return fields.error();
@@ -247,31 +241,11 @@ task<outcome<void>> clear_need_check(storage& file) {
   co_return outcome<void>{};
 }
 
-task<outcome<check_report>> check_storage(storage& file, check_options options) {
-  const bool repairs = options.repair != repair_mode::none;
-  if (repairs && !file.capabilities().writable) co_return make_failure(errc::read_only, file.location());
-  outcome<check_report> report = co_await check_once(file, options.repair, options.on_finding);
-  if (!report || !repairs || report->check_errors > 0) co_return report;
-  if (!report->is_clean()) {
-    const check_report before = *report;
-    report = co_await check_once(file, repair_mode::none, {});
-    if (!report) co_return report;
-    report->corruptions_fixed = before.corruptions - std::min(before.corruptions, report->corruptions);
-    report->leaks_fixed = before.leaks - std::min(before.leaks, report->leaks);
-  }
-  if (report->corruptions > 0 || report->check_errors > 0) co_return report;
-  const outcome<void> cleared = co_await clear_need_check(file);
-  if (!cleared) co_return cleared.error();
-  co_return report;
-}
-
 }  // namespace
 
 task<outcome<check_report>> check_image(std::unique_ptr<storage> from, check_options options) {
-  outcome<check_report> report = co_await check_storage(*from, std::move(options));
-  const result<void> closed = co_await from->close();
-  if (report && !closed) co_return make_failure(closed.error(), from->location());
-  co_return report;
+  const format_check qed_check{.look = &check_once, .clear_marks = &clear_need_check};
+  co_return co_await run_check(std::move(from), std::move(options), qed_check);
 }
 
 }  // namespace weir::qed

@@ -1,6 +1,5 @@
 #include "formats/qed/open.hpp"
 
-#include "formats/qed/header.hpp"
 #include "formats/qed/header_store.hpp"
 #include "formats/qed/qed_image.hpp"
 #include "formats/qed/survey.hpp"
@@ -13,7 +12,6 @@
 #include <utility>
 
 namespace weir::qed {
-namespace {
 
 task<outcome<header>> read_header(storage& file) {
   header_fields bytes{};
@@ -22,6 +20,8 @@ task<outcome<header>> read_header(storage& file) {
   if (!got) co_return make_failure(got.error(), file.location());
   co_return parse_header(head, file.size(), file.location());
 }
+
+namespace {
 
 task<outcome<std::optional<backing_reference>>> read_backing(storage& file, const header& of) {
   std::optional<backing_reference> backing;

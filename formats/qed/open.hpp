@@ -2,8 +2,12 @@
 #pragma once
 
 #include "engine/block/format_table.hpp"
+#include "formats/qed/header.hpp"
 
 namespace weir::qed {
+
+/// Reads and parses the header. Failures name the file.
+task<outcome<header>> read_header(storage& file);
 
 /// For reading, anything with a sound header opens; entries that point nowhere valid fail when they are
 /// mapped. For writing, the tables must be sound too, and after an unclean shutdown every cluster is checked;
