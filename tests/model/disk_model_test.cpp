@@ -14,29 +14,7 @@ void live_one_life(world_settings settings) {
   SCOPED_TRACE(world.description());
   world.open();
   const std::uint64_t steps = 4 + world.random()() % 12;
-  for (std::uint64_t step = 0; step < steps; ++step) {
-    switch (world.random()() % 12) {
-      case 0:
-        world.start_streaming();
-        break;
-      case 1:
-        world.toggle_copy_on_read();
-        break;
-      case 2:
-        world.close();
-        world.open();
-        break;
-      case 3:
-        world.check_content();
-        break;
-      case 4:
-        world.start_mirroring();
-        break;
-      default:
-        world.run_requests();
-        break;
-    }
-  }
+  for (std::uint64_t step = 0; step < steps; ++step) world.live_a_step(12);
   world.check_content();
   world.close();
   world.check_content();

@@ -56,6 +56,9 @@ class disk_world {
   /// Waits for the job, if there is one. A mirror is told to end in one of its ways; a finished copy reads as the disk.
   void finish_job();
   void toggle_copy_on_read();
+  /// One of `kinds` things: a job starts, copy-on-read changes, the disk is closed and opened, its content is checked;
+  /// all others are requests.
+  void live_a_step(std::uint64_t kinds);
   /// Asks `count` times who owns a random range, among random layers, and compares the answer with a walk; now and
   /// then the chain forgets what it remembers. Does nothing, or waits, while a job runs. Precondition: no faults.
   void check_owners(unsigned count);

@@ -82,6 +82,24 @@ void disk_world::finish_job() {
   take_result();
 }
 
+void disk_world::live_a_step(std::uint64_t kinds) {
+  switch (draw(kinds)) {
+    case 0:
+      return start_streaming();
+    case 1:
+      return start_mirroring();
+    case 2:
+      return toggle_copy_on_read();
+    case 3:
+      close();
+      return open();
+    case 4:
+      return check_content();
+    default:
+      return run_requests();
+  }
+}
+
 /// The job has ended: what it made of the media.
 void disk_world::take_result() {
   const failure error = job_->error();
