@@ -6,7 +6,6 @@
 #include "formats/registry.hpp"
 
 #include <boost/asio/as_tuple.hpp>
-#include <boost/asio/co_spawn.hpp>
 
 #include <algorithm>
 #include <csignal>
@@ -53,10 +52,12 @@ storage_opener engine_host::opener(opener_settings settings) {
 outcome<int> engine_host::run(task<outcome<int>> work) {
   std::optional<outcome<int>> answer;
   std::exception_ptr thrown;
-  boost::asio::co_spawn(io_, watch_signals(), [](std::exception_ptr) {});
-  boost::asio::co_spawn(io_, std::move(work), [&](std::exception_ptr error, outcome<int> given) {
+  start_task(context(), watch_signals(), [](std::exception_ptr) {});
+  const auto whole = [&answer](task<outcome<int>> asked) -> task<void> {
+    answer.emplace(co_await std::move(asked));
+  };
+  start_task(context(), whole(std::move(work)), [&](std::exception_ptr error) {
     thrown = error;
-    if (!error) answer.emplace(std::move(given));
     ended_ = true;
     signals_.cancel();
   });

@@ -2,8 +2,6 @@
 
 #include "engine/base/async_event.hpp"
 
-#include <boost/asio/post.hpp>
-
 #include <bit>
 #include <cassert>
 #include <new>
@@ -75,9 +73,8 @@ std::optional<buffer_lease> buffer_pool::try_acquire(std::size_t length) {
 task<buffer_lease> buffer_pool::acquire(std::size_t length) {
   std::optional<buffer_lease> at_once = try_acquire(length);
   if (at_once) co_return std::move(*at_once);
-  co_await suspend_until([this, length](std::move_only_function<void()> resume) {
-    waiters_.push_back({length, std::move(resume)});
-  });
+  co_await suspend_until(
+      [this, length](resumption resume) { waiters_.push_back({length, std::move(resume)}); });
   // wake() reserved the bytes for this waiter; hand the reservation over to the lease.
   lent_bytes_ -= class_bytes(class_of(length));
   co_return lend(length);
@@ -100,7 +97,7 @@ void buffer_pool::wake() {
     waiter next = std::move(waiters_.front());
     waiters_.pop_front();
     lent_bytes_ += class_bytes(class_of(next.length));
-    boost::asio::post(executor_, std::move(next.resume));
+    run_later(executor_, std::move(next.resume));
   }
 }
 

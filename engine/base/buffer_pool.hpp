@@ -77,7 +77,7 @@ class buffer_pool {
 
   struct waiter {
     std::size_t length;
-    std::move_only_function<void()> resume;
+    resumption resume;
   };
 
   bool may_lend(std::size_t length) const noexcept;

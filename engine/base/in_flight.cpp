@@ -1,7 +1,5 @@
 #include "engine/base/in_flight.hpp"
 
-#include <boost/asio/post.hpp>
-
 namespace weir {
 
 in_flight_ranges::hold& in_flight_ranges::hold::operator=(hold&& other) noexcept {
@@ -37,7 +35,7 @@ task<in_flight_ranges::hold> in_flight_ranges::acquire(byte_range range) {
     at->granted = true;
     co_return hold(*this, at);
   }
-  co_await suspend_until([at](std::move_only_function<void()> resume) { at->resume = std::move(resume); });
+  co_await suspend_until([at](resumption resume) { at->resume = std::move(resume); });
   co_return hold(*this, at);
 }
 
@@ -47,7 +45,7 @@ void in_flight_ranges::release(entries::iterator held) noexcept {
   for (; at != entries_.end(); ++at) {
     if (at->granted || !at->range.overlaps(range) || !is_clear(at)) continue;
     at->granted = true;
-    boost::asio::post(executor_, std::move(at->resume));
+    run_later(executor_, std::move(at->resume));
   }
 }
 

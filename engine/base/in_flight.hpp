@@ -20,7 +20,7 @@ class in_flight_ranges {
   struct entry {
     byte_range range;
     bool granted = false;
-    std::move_only_function<void()> resume;
+    resumption resume;
   };
   using entries = std::list<entry>;
 

@@ -4,8 +4,6 @@
 #include "engine/base/async_event.hpp"
 #include "engine/base/task.hpp"
 
-#include <boost/asio/co_spawn.hpp>
-
 #include <cassert>
 #include <exception>
 #include <utility>
@@ -21,26 +19,14 @@ class task_group {
   task_group& operator=(const task_group&) = delete;
 
   /// Starts `work` at a later turn. An exception that leaves it is rethrown by join().
-  void spawn(task<void> work) {
-    ++running_;
-    boost::asio::co_spawn(executor_, std::move(work), [this](std::exception_ptr thrown) {
-      if (thrown && !thrown_) thrown_ = thrown;
-      --running_;
-      ended_.notify_all();
-    });
-  }
+  void spawn(task<void> work);
 
   unsigned running() const noexcept { return running_; }
 
   /// Waits until at most `most` tasks run.
-  task<void> wait_until_running(unsigned most) {
-    while (running_ > most) co_await ended_.wait();
-  }
+  task<void> wait_until_running(unsigned most);
 
-  task<void> join() {
-    co_await wait_until_running(0);
-    if (thrown_) std::rethrow_exception(std::exchange(thrown_, nullptr));
-  }
+  task<void> join();
 
  private:
   executor executor_;

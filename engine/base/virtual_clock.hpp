@@ -4,8 +4,6 @@
 #include "engine/base/async_event.hpp"
 #include "engine/base/task.hpp"
 
-#include <boost/asio/post.hpp>
-
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -27,14 +25,11 @@ class virtual_clock {
 
   /// Runs `event` on the engine's thread once `delay` has passed; events due at one time run in the order in
   /// which they were scheduled. Precondition: delay >= 0.
-  void schedule(duration delay, std::move_only_function<void()> event) {
-    due_.emplace(now_ + delay, std::move(event));
-  }
+  void schedule(duration delay, resumption event) { due_.emplace(now_ + delay, std::move(event)); }
 
   /// Suspends for `delay`; another turn even if that is 0.
   task<void> sleep(duration delay) {
-    co_await suspend_until(
-        [this, delay](std::move_only_function<void()> resume) { schedule(delay, std::move(resume)); });
+    co_await suspend_until([this, delay](resumption resume) { schedule(delay, std::move(resume)); });
   }
 
   /// Jumps to the next due event and posts all that are due then. False if nothing is scheduled.
@@ -42,7 +37,7 @@ class virtual_clock {
     if (due_.empty()) return false;
     now_ = due_.begin()->first;
     while (!due_.empty() && due_.begin()->first == now_) {
-      boost::asio::post(executor_, std::move(due_.begin()->second));
+      run_later(executor_, std::move(due_.begin()->second));
       due_.erase(due_.begin());
     }
     return true;
@@ -51,7 +46,7 @@ class virtual_clock {
  private:
   executor executor_;
   duration now_{0};
-  std::multimap<duration, std::move_only_function<void()>> due_;
+  std::multimap<duration, resumption> due_;
 };
 
 }  // namespace weir

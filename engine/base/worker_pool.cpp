@@ -1,5 +1,7 @@
 #include "engine/base/worker_pool.hpp"
 
+#include <boost/asio/post.hpp>
+
 namespace weir {
 
 worker_pool::worker_pool(executor engine, unsigned thread_count)
@@ -11,11 +13,20 @@ worker_pool::~worker_pool() {
   if (threads_) threads_->join();
 }
 
+task<void> worker_pool::perform(std::move_only_function<void()> work) {
+  co_await suspend_until([this, &work](resumption resume) {
+    submit([this, &work, resume = std::move(resume)]() mutable {
+      work();
+      run_later(engine_, std::move(resume));
+    });
+  });
+}
+
 void worker_pool::submit(std::move_only_function<void()> job) {
   if (threads_) {
     boost::asio::post(*threads_, std::move(job));
   } else {
-    boost::asio::post(engine_, std::move(job));
+    run_later(engine_, std::move(job));
   }
 }
 

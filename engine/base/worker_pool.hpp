@@ -1,13 +1,12 @@
 // Threads that compute on values only: they see buffers, descriptors and numbers, never engine objects.
 #pragma once
 
-#include "engine/base/async_event.hpp"
 #include "engine/base/task.hpp"
 
-#include <boost/asio/post.hpp>
 #include <boost/asio/thread_pool.hpp>
 
 #include <concepts>
+#include <functional>
 #include <optional>
 #include <utility>
 
@@ -28,16 +27,12 @@ class worker_pool {
   template <std::invocable Work>
   task<std::invoke_result_t<Work>> run(Work work) {
     std::optional<std::invoke_result_t<Work>> answer;
-    co_await suspend_until([this, &work, &answer](std::move_only_function<void()> resume) {
-      submit([this, &work, &answer, resume = std::move(resume)]() mutable {
-        answer.emplace(work());
-        boost::asio::post(engine_, std::move(resume));
-      });
-    });
+    co_await perform([&work, &answer] { answer.emplace(work()); });
     co_return std::move(*answer);
   }
 
  private:
+  task<void> perform(std::move_only_function<void()> work);
   void submit(std::move_only_function<void()> job);
 
   executor engine_;

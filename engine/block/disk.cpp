@@ -4,8 +4,6 @@
 #include "engine/block/bitmap_recorder.hpp"
 #include "engine/block/gather.hpp"
 
-#include <boost/asio/post.hpp>
-
 #include <algorithm>
 #include <array>
 #include <utility>
@@ -291,7 +289,7 @@ task<result<std::vector<status_run>>> disk::status(byte_range range, std::size_t
   unsigned looks = 0;
   while (!range.empty()) {
     // Cached metadata answers without suspending, and neighbours that are alike make one run: let others run.
-    if (++looks % looks_per_turn == 0) co_await boost::asio::post(resources_.context, use_task);
+    if (++looks % looks_per_turn == 0) co_await next_turn(resources_.context);
     const depth_range everywhere;
     const result<located_extent> found = co_await chain_->lookup(range, everywhere, map_effort::status);
     if (!found) co_return found.error();

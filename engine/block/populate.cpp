@@ -3,8 +3,6 @@
 #include "engine/block/gather.hpp"
 #include "engine/block/grain_planner.hpp"
 
-#include <boost/asio/post.hpp>
-
 #include <algorithm>
 
 namespace weir {
@@ -172,7 +170,7 @@ task<result<byte_range>> find_to_populate(write_context context, byte_range with
       break;
     }
     // Cached metadata answers without suspending: let others run now and then.
-    if (++steps % looks_per_turn == 0) co_await boost::asio::post(context.resources.context, use_task);
+    if (++steps % looks_per_turn == 0) co_await next_turn(context.resources.context);
   }
   found.length = std::min(found.length, longest);
   co_return found;

@@ -1,7 +1,5 @@
 #include "engine/jobs/job_manager.hpp"
 
-#include <boost/asio/co_spawn.hpp>
-
 #include <algorithm>
 #include <cassert>
 #include <exception>
@@ -62,7 +60,7 @@ outcome<void> job_manager::start(std::unique_ptr<job> created) {
   job* const started = jobs_.emplace_back(std::move(created)).get();
   started->set_listener(this);
   on_status(*started);
-  boost::asio::co_spawn(executor_, run(this, started), [](std::exception_ptr thrown) {
+  start_task(executor_, run(this, started), [](std::exception_ptr thrown) {
     if (thrown) std::rethrow_exception(thrown);
   });
   return {};

@@ -1,6 +1,5 @@
 #include "engine/nbd/reply_sender.hpp"
 
-#include <boost/asio/post.hpp>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -48,7 +47,7 @@ void reply_sender::finish() {
 }
 
 void reply_sender::wake() {
-  if (parked_) boost::asio::post(socket_.get_executor(), std::exchange(parked_, nullptr));
+  if (parked_) run_later(socket_.get_executor(), std::exchange(parked_, nullptr));
 }
 
 task<void> reply_sender::run() {
@@ -61,7 +60,7 @@ task<void> reply_sender::run() {
     } else if (finishing_) {
       co_return;
     } else {
-      co_await suspend_until([this](std::move_only_function<void()> resume) { parked_ = std::move(resume); });
+      co_await suspend_until([this](resumption resume) { parked_ = std::move(resume); });
     }
   }
 }

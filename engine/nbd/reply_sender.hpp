@@ -64,7 +64,7 @@ class reply_sender {
   std::vector<reply_part> batch_;  // being sent: [next_, size), the first sent_of_next_ bytes are gone
   std::size_t next_ = 0;
   std::size_t sent_of_next_ = 0;
-  std::move_only_function<void()> parked_;
+  resumption parked_;
   tls_channel* tls_ = nullptr;
   std::vector<std::byte> joined_;  // small pieces that share a TLS record
   bool finishing_ = false;

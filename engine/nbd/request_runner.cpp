@@ -51,7 +51,7 @@ void request_runner::start(const request& asked, buffer_lease payload, std::uint
   job next{asked, std::move(payload), charge_bytes};
   if (is_done_at_once(next)) return;
   if (idle_.empty()) return workers_.spawn(work(std::move(next)));
-  std::move_only_function<void()> resume = std::move(idle_.back());
+  resumption resume = std::move(idle_.back());
   idle_.pop_back();
   handed_over_ = std::move(next);
   resume();
@@ -89,8 +89,7 @@ task<void> request_runner::work(job first) {
     co_await execute(current);
     current.payload.reset();
     if (finishing_) co_return;
-    co_await suspend_until(
-        [this](std::move_only_function<void()> resume) { idle_.push_back(std::move(resume)); });
+    co_await suspend_until([this](resumption resume) { idle_.push_back(std::move(resume)); });
     if (finishing_) co_return;
     current = std::move(handed_over_);
   }

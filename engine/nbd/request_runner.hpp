@@ -69,7 +69,7 @@ class request_runner {
   reply_sender& replies_;
   hole_search holes_;
   task_group workers_;
-  std::vector<std::move_only_function<void()>> idle_;
+  std::vector<resumption> idle_;
   job handed_over_;  // to the idle worker being resumed
   bool finishing_ = false;
 };

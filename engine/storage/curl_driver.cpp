@@ -2,7 +2,6 @@
 
 #include "engine/base/async_event.hpp"
 
-#include <boost/asio/post.hpp>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -48,7 +47,7 @@ curl_driver::~curl_driver() {
 task<CURLcode> curl_driver::perform(CURL* easy) {
   transfer own{.easy = easy, .ended = CURLE_OK, .resume = {}};
   curl_easy_setopt(easy, CURLOPT_PRIVATE, &own);
-  co_await suspend_until([&](std::move_only_function<void()> resume) {
+  co_await suspend_until([&](resumption resume) {
     own.resume = std::move(resume);
     active_.emplace(easy, &own);
     if (curl_multi_add_handle(multi_, easy) != CURLM_OK) finish(own, CURLE_FAILED_INIT);
@@ -68,7 +67,7 @@ void curl_driver::abort_all() {
 void curl_driver::finish(transfer& ended, CURLcode code) {
   ended.ended = code;
   active_.erase(ended.easy);
-  boost::asio::post(executor_, std::move(ended.resume));
+  run_later(executor_, std::move(ended.resume));
 }
 
 int curl_driver::on_socket(CURL*, curl_socket_t socket, int what, void* self, void*) noexcept {

@@ -37,7 +37,7 @@ class curl_driver {
   struct transfer {
     CURL* easy = nullptr;
     CURLcode ended = CURLE_OK;
-    std::move_only_function<void()> resume;
+    resumption resume;
   };
   struct watch {
     explicit watch(const executor& context) : socket(context) {}

@@ -1,6 +1,5 @@
 #include "engine/storage/nbd_connection.hpp"
 
-#include <boost/asio/post.hpp>
 #include <libnbd.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -67,10 +66,10 @@ class nbd_connection::request {
     return {.callback = &request::on_extents, .user_data = this, .free = nullptr};
   }
 
-  void park(std::move_only_function<void()> resume) { resume_ = std::move(resume); }
+  void park(resumption resume) { resume_ = std::move(resume); }
   void finish(int error_number) {
     error_number_ = error_number;
-    boost::asio::post(owner_.executor_, std::move(resume_));
+    run_later(owner_.executor_, std::move(resume_));
   }
   int error_number() const noexcept { return error_number_; }
 
@@ -91,7 +90,7 @@ class nbd_connection::request {
   }
 
   nbd_connection& owner_;
-  std::move_only_function<void()> resume_;
+  resumption resume_;
   std::vector<nbd_run>* runs_ = nullptr;
   int error_number_ = 0;
 };
@@ -288,7 +287,7 @@ task<result<void>> nbd_connection::perform(Issue issue) {
   const std::shared_ptr<nbd_connection> self = shared_from_this();
   request waiting(*this);
   if (in_flight_++ == 0) start_stall_clock();
-  co_await suspend_until([&](std::move_only_function<void()> resume) {
+  co_await suspend_until([&](resumption resume) {
     waiting.park(std::move(resume));
     // Below zero: nothing was sent and no completion will run.
     if (issue(waiting) < 0) waiting.finish(nbd_get_errno() != 0 ? nbd_get_errno() : EIO);

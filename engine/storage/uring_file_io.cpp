@@ -1,7 +1,6 @@
 #include "engine/storage/uring_file_io.hpp"
 
 #include <boost/asio/posix/basic_stream_descriptor.hpp>
-#include <boost/asio/post.hpp>
 #include <liburing.h>
 
 #include <array>
@@ -132,7 +131,7 @@ void uring_file_io::prepare(const file_request& request, resume_function resume)
   slots_[slot] = std::move(resume);
   io_uring_sqe_set_data64(entry, slot);
   if (std::exchange(submit_posted_, true)) return;
-  boost::asio::post(context(), [self = self_] {
+  run_later(context(), [self = self_] {
     if (*self != nullptr) (*self)->submit();
   });
 }
@@ -144,7 +143,7 @@ void uring_file_io::submit() {
     if (error == -EINTR) continue;
     // Out of memory for the moment: try again at a later turn.
     if (error < 0 && !std::exchange(submit_posted_, true)) {
-      boost::asio::post(context(), [self = self_] {
+      run_later(context(), [self = self_] {
         if (*self != nullptr) (*self)->submit();
       });
     }

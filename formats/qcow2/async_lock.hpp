@@ -4,8 +4,6 @@
 #include "engine/base/async_event.hpp"
 #include "engine/base/task.hpp"
 
-#include <boost/asio/post.hpp>
-
 #include <deque>
 #include <functional>
 #include <utility>
@@ -41,8 +39,7 @@ class async_lock {
 
   task<guard> acquire() {
     if (held_) {
-      co_await suspend_until(
-          [this](std::move_only_function<void()> resume) { waiters_.push_back(std::move(resume)); });
+      co_await suspend_until([this](resumption resume) { waiters_.push_back(std::move(resume)); });
     }
     held_ = true;
     co_return guard(*this);
@@ -55,14 +52,14 @@ class async_lock {
       held_ = false;
       return;
     }
-    std::move_only_function<void()> resume = std::move(waiters_.front());
+    resumption resume = std::move(waiters_.front());
     waiters_.pop_front();
-    boost::asio::post(executor_, std::move(resume));
+    run_later(executor_, std::move(resume));
   }
 
   executor executor_;
   bool held_ = false;
-  std::deque<std::move_only_function<void()>> waiters_;
+  std::deque<resumption> waiters_;
 };
 
 }  // namespace weir::qcow2

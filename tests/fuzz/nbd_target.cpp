@@ -7,7 +7,6 @@
 #include "tests/fuzz/fuzz_targets.hpp"
 #include "tests/support/run_task.hpp"
 
-#include <boost/asio/co_spawn.hpp>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -62,7 +61,7 @@ class nbd_machine {
         std::move(socket), nbd::connection_commons{exports_, buffers_, in_flight_, report_},
         nbd::connection_settings{});
     bool ended = false;
-    boost::asio::co_spawn(io_, server->run(), [&ended](std::exception_ptr thrown) {
+    start_task(io_.get_executor(), server->run(), [&ended](std::exception_ptr thrown) {
       check(!thrown, "a connection throws nothing");
       ended = true;
     });

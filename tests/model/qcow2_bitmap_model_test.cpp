@@ -1,6 +1,7 @@
 // Persistent bitmaps against bit arrays: added, removed, merged, cleared between random changes of content, stored and
 // loaded again; an independent checker finds the image clean each time it is closed.
 #include "tests/support/bitmap_world.hpp"
+#include "tests/support/qcow2_checker.hpp"
 #include "tests/support/seeds.hpp"
 
 #include <gtest/gtest.h>

@@ -1,5 +1,6 @@
 // A qcow2 image against an array of sectors: random changes, every geometry, reopened now and then, and found
 // clean by an independent checker each time it is closed.
+#include "tests/support/qcow2_checker.hpp"
 #include "tests/support/qcow2_world.hpp"
 #include "tests/support/seeds.hpp"
 

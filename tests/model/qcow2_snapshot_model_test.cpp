@@ -1,5 +1,7 @@
 // Internal snapshots against arrays of sectors: created, applied, removed between random changes; each reads as it
 // did, and an independent checker finds the image clean each time it is closed.
+#include "formats/qcow2/qcow2.hpp"
+#include "tests/support/qcow2_checker.hpp"
 #include "tests/support/seeds.hpp"
 #include "tests/support/snapshot_world.hpp"
 

@@ -1,6 +1,7 @@
 // Changes of the size of a whole qcow2 image, and of everything in it at once: a power loss at every write boundary
 // leaves the old disk or the new one; a failed read leaves nothing that is named and not counted.
 #include "tests/support/life_end.hpp"
+#include "tests/support/qcow2_checker.hpp"
 #include "tests/support/qcow2_world.hpp"
 #include "tests/support/seeds.hpp"
 

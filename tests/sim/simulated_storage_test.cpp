@@ -4,8 +4,6 @@
 #include "tests/support/run_task.hpp"
 #include "tests/support/simulation.hpp"
 
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/detached.hpp>
 #include <gtest/gtest.h>
 
 #include <set>
@@ -104,8 +102,8 @@ TEST_F(simulated_storage_test, a_flush_covers_only_what_was_answered_before_it_w
   const auto flusher = [](storage& to, bool& done) -> task<void> {
     done = (co_await to.flush()).has_value();
   };
-  boost::asio::co_spawn(io, writer(store, data), boost::asio::detached);
-  boost::asio::co_spawn(io, flusher(store, flushed), boost::asio::detached);
+  test::start(io, writer(store, data));
+  test::start(io, flusher(store, flushed));
   test::run_simulation_until(io, clock, [&flushed] { return flushed; });
   EXPECT_EQ(disk.unsynced_count(), 1U);
   EXPECT_EQ(content(disk.after_power_loss(0).visible(), 512), filled(512, 0));
@@ -200,7 +198,7 @@ std::vector<int> completion_order(std::uint64_t seed) {
                           {.clock = &clock, .shortest_latency = 10us, .longest_latency = 10ms, .seed = seed});
   std::vector<int> order;
   for (int number = 0; number < 10; ++number) {
-    boost::asio::co_spawn(io, write_at_once(store, order, number), boost::asio::detached);
+    test::start(io, write_at_once(store, order, number));
   }
   test::run_simulation_until(io, clock, [&order] { return order.size() == 10; });
   EXPECT_GE(clock.now(), 10us);

@@ -5,7 +5,6 @@
 #include "tests/support/owner_check.hpp"
 #include "tests/support/simulation.hpp"
 
-#include <boost/asio/co_spawn.hpp>
 #include <gtest/gtest.h>
 
 #include <algorithm>

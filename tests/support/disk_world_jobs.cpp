@@ -3,7 +3,6 @@
 #include "engine/jobs/stream_job.hpp"
 #include "tests/support/disk_world.hpp"
 
-#include <boost/asio/co_spawn.hpp>
 #include <gtest/gtest.h>
 
 #include <array>
@@ -16,7 +15,7 @@ void disk_world::run_job(std::unique_ptr<job> created) {
   job_ended_ = false;
   pivots_ = false;
   keeps_copy_ = false;
-  boost::asio::co_spawn(io_, job_->run(), [this](std::exception_ptr thrown) {
+  start_task(io_.get_executor(), job_->run(), [this](std::exception_ptr thrown) {
     job_ended_ = true;
     if (thrown) std::rethrow_exception(thrown);
   });

@@ -12,7 +12,6 @@
 #include "formats/raw/raw.hpp"
 
 #include <boost/asio/basic_signal_set.hpp>
-#include <boost/asio/co_spawn.hpp>
 
 #include <algorithm>
 #include <charconv>
@@ -165,7 +164,7 @@ int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
   boost::asio::io_context io(1);
   world served(io);
-  boost::asio::co_spawn(io, served.serve(asked), [&io](std::exception_ptr thrown) {
+  start_task(io.get_executor(), served.serve(asked), [&io](std::exception_ptr thrown) {
     io.stop();
     if (thrown) std::rethrow_exception(thrown);
   });

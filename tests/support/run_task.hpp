@@ -3,37 +3,32 @@
 
 #include "engine/base/task.hpp"
 
-#include <boost/asio/co_spawn.hpp>
 #include <boost/asio/io_context.hpp>
 
-#include <exception>
 #include <optional>
-#include <type_traits>
+#include <utility>
 
 namespace weir::test {
 
-/// Runs `io` until `work` is done and returns its value; rethrows what it throws. Hangs (until the test's
-/// time-out) if nothing ever wakes the work.
+/// Waits for `work` and keeps its value.
+template <class T>
+task<void> keep(task<T> work, std::optional<T>& into) {
+  into.emplace(co_await std::move(work));
+}
+
+/// Runs `io` until `work` is done; rethrows what it throws. Hangs (until the test's time-out) if nothing ever wakes the
+/// work.
+void run(boost::asio::io_context& io, task<void> work);
+
+/// The same for work that has a value, which is returned.
 template <class T>
 T run(boost::asio::io_context& io, task<T> work) {
-  std::exception_ptr thrown;
-  bool done = false;
-  io.restart();
-  if constexpr (std::is_void_v<T>) {
-    boost::asio::co_spawn(io, std::move(work),
-                          [&](std::exception_ptr error) { thrown = error, done = true; });
-    while (!done) io.run_one();
-    if (thrown) std::rethrow_exception(thrown);
-  } else {
-    std::optional<T> value;
-    boost::asio::co_spawn(io, std::move(work), [&](std::exception_ptr error, T answer) {
-      thrown = error, done = true;
-      if (!error) value.emplace(std::move(answer));
-    });
-    while (!done) io.run_one();
-    if (thrown) std::rethrow_exception(thrown);
-    return std::move(*value);
-  }
+  std::optional<T> value;
+  run(io, keep(std::move(work), value));
+  return std::move(*value);
 }
+
+/// Starts `work` and waits for nothing; what it throws leaves the io_context's run.
+void start(boost::asio::io_context& io, task<void> work);
 
 }  // namespace weir::test

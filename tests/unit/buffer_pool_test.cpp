@@ -2,8 +2,6 @@
 
 #include "tests/support/run_task.hpp"
 
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/detached.hpp>
 #include <gtest/gtest.h>
 
 namespace weir {
@@ -19,8 +17,8 @@ TEST(buffer_pool, waits_in_order_once_the_limit_is_lent) {
     order.push_back(number);
   };
   io.restart();
-  boost::asio::co_spawn(io, user(1, 32 * 1024), boost::asio::detached);
-  boost::asio::co_spawn(io, user(2, 4096), boost::asio::detached);
+  test::start(io, user(1, 32 * 1024));
+  test::start(io, user(2, 4096));
   io.poll();
   EXPECT_TRUE(order.empty());
   first.reset();

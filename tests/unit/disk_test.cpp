@@ -10,7 +10,6 @@
 #include "tests/support/run_task.hpp"
 #include "tests/support/watched_storage.hpp"
 
-#include <boost/asio/post.hpp>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -126,9 +125,9 @@ TEST_F(disk_test, a_long_status_lets_others_run) {
   bool ended = false;
   std::function<void()> tick = [&] {
     ++turns;
-    if (!ended) boost::asio::post(io_, tick);
+    if (!ended) run_later(io_.get_executor(), tick);
   };
-  boost::asio::post(io_, tick);
+  run_later(io_.get_executor(), tick);
   const auto runs = run(io_, disk_->status({0, size}, 100));
   ended = true;
   io_.restart();

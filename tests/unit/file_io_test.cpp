@@ -4,8 +4,6 @@
 #include "tests/support/run_task.hpp"
 #include "tests/support/temporary_directory.hpp"
 
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/detached.hpp>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/falloc.h>
@@ -56,7 +54,7 @@ task<void> write_then_read(file_io& files, int descriptor, unsigned number, unsi
 TEST_P(file_io_test, serves_any_number_of_requests_at_once) {
   unsigned good = 0;
   for (unsigned number = 0; number < 1000; ++number) {
-    boost::asio::co_spawn(io, write_then_read(*files, file.get(), number, good), boost::asio::detached);
+    test::start(io, write_then_read(*files, file.get(), number, good));
   }
   io.run();
   EXPECT_EQ(good, 1000U);

@@ -2,7 +2,6 @@
 
 #include "tests/support/run_task.hpp"
 
-#include <boost/asio/post.hpp>
 #include <gtest/gtest.h>
 
 #include <cerrno>
@@ -66,7 +65,7 @@ class ten_steps final : public job {
         if (next == error_action::retry) continue;
       }
       ++steps;
-      co_await boost::asio::post(context(), use_task);
+      co_await next_turn(context());
     }
     co_return outcome<void>{};
   }
@@ -116,7 +115,7 @@ TEST_F(job_test, no_step_runs_while_paused) {
     if (changed.status() == running && !paused_once) EXPECT_TRUE(work.pause());
     if (changed.status() != paused) return;
     paused_once = true;
-    boost::asio::post(io, [&] {
+    run_later(io.get_executor(), [&] {
       EXPECT_EQ(work.steps, 0U);
       EXPECT_FALSE(work.pause());
       EXPECT_TRUE(work.resume());
@@ -134,7 +133,7 @@ TEST_F(job_test, no_space_pauses_where_the_policy_says_so_and_resume_tries_again
   seen.on_change = [&](const job& changed) {
     if (changed.status() != paused) return;
     EXPECT_EQ(changed.io_status(), "nospace");
-    boost::asio::post(io, [&] { EXPECT_TRUE(work.resume()); });
+    run_later(io.get_executor(), [&] { EXPECT_TRUE(work.resume()); });
   };
   run(work);
   EXPECT_EQ(seen.action, "stop");
@@ -155,8 +154,8 @@ TEST_F(job_test, waits_to_be_finalized_and_dismissed_where_asked) {
   settings.auto_dismiss = false;
   ten_steps work(io.get_executor(), settings, 0);
   seen.on_change = [&](const job& changed) {
-    if (changed.status() == pending) boost::asio::post(io, [&] { EXPECT_TRUE(work.finalize()); });
-    if (changed.status() == concluded) boost::asio::post(io, [&] { EXPECT_TRUE(work.dismiss()); });
+    if (changed.status() == pending) run_later(io.get_executor(), [&] { EXPECT_TRUE(work.finalize()); });
+    if (changed.status() == concluded) run_later(io.get_executor(), [&] { EXPECT_TRUE(work.dismiss()); });
   };
   EXPECT_EQ(work.finalize().error().what, "Job 'j' in state 'created' cannot accept command verb 'finalize'");
   run(work);

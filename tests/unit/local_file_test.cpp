@@ -4,8 +4,6 @@
 #include "tests/support/run_task.hpp"
 #include "tests/support/temporary_directory.hpp"
 
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/detached.hpp>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -246,14 +244,13 @@ TEST_P(local_file_test, changes_of_one_block_do_not_undo_each_other) {
       std::fill_n(expected.begin() + static_cast<std::ptrdiff_t>(offset), piece,
                   zeroes ? std::byte{0} : value);
       if (zeroes) {
-        boost::asio::co_spawn(io, zero_piece(*tested, offset, piece, left), boost::asio::detached);
+        test::start(io, zero_piece(*tested, offset, piece, left));
       } else {
-        boost::asio::co_spawn(io, write_piece(*tested, offset, piece, value, left), boost::asio::detached);
+        test::start(io, write_piece(*tested, offset, piece, value, left));
       }
     }
     const auto last = static_cast<std::byte>(0xa0 + round);
-    boost::asio::co_spawn(io, write_piece(*tested, expected.size() - 20'480, 20'480, last, left),
-                          boost::asio::detached);
+    test::start(io, write_piece(*tested, expected.size() - 20'480, 20'480, last, left));
     std::fill(expected.end() - 20'480, expected.end(), last);
     io.restart();
     io.run();

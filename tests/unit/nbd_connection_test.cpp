@@ -100,7 +100,7 @@ class nbd_connection : public testing::Test {
     connection_ = std::make_shared<connection>(
         std::move(socket), connection_commons{exports_, buffers_, in_flight_, report_}, settings);
     ended_ = false;
-    boost::asio::co_spawn(io_, connection_->run(), [this](std::exception_ptr thrown) {
+    start_task(io_.get_executor(), connection_->run(), [this](std::exception_ptr thrown) {
       EXPECT_FALSE(thrown);
       ended_ = true;
     });

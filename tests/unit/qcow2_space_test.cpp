@@ -1,4 +1,5 @@
 // Counting and giving out space at the edges: counts that cannot hold their references, storages that do not grow.
+#include "formats/qcow2/qcow2.hpp"
 #include "tests/support/hostile_qcow2.hpp"
 
 #include <gtest/gtest.h>
