@@ -28,7 +28,10 @@ failure nbd_failure(const nbd_target& target) {
   const int number = nbd_get_errno();
   const char* text = nbd_get_error();
   const error_code code = errno_code(number != 0 ? number : EIO);
-  return make_failure(code, target.location, text != nullptr ? text : code.message());
+  std::string what = text != nullptr ? text : code.message();
+  // What a server does not like about its client shows only after the client's side of the handshake is over.
+  if (what.find("gnutls_") != std::string::npos) what = "TLS: " + what;
+  return make_failure(code, target.location, std::move(what));
 }
 
 /// Certificates where there are any, otherwise the first key of keys.psk.
