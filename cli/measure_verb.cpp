@@ -1,5 +1,6 @@
 #include "cli/image_options.hpp"
 #include "cli/verbs.hpp"
+#include "engine/block/bitmap_store.hpp"
 
 #include <boost/json.hpp>
 
@@ -26,6 +27,7 @@ struct measure_request {
 struct measured {
   std::uint64_t required_bytes = 0;
   std::uint64_t fully_allocated_bytes = 0;
+  std::optional<std::uint64_t> bitmap_bytes = std::nullopt;  ///< where source and target keep bitmaps
 };
 
 outcome<measure_request> read_request(const given_options& given) {
@@ -93,6 +95,10 @@ task<outcome<measured>> measure_image(disk& source, measure_request& request) {
   if (whole.has_error()) co_return whole.error();
   measured made;
   made.fully_allocated_bytes = whole->metadata_bytes + whole->content_bytes;
+  const bitmap_store* kept = source.chain().active().image->bitmaps();
+  if (kept != nullptr && request.format->measure_bitmaps != nullptr) {
+    made.bitmap_bytes = request.format->measure_bitmaps(request.target, kept->bitmaps());
+  }
   made.required_bytes = made.fully_allocated_bytes;
   if (!whole->is_sparse) co_return made;
   const outcome<std::uint64_t> content = co_await count_content(source, whole->grain);
@@ -103,14 +109,17 @@ task<outcome<measured>> measure_image(disk& source, measure_request& request) {
 
 void print(const measured& sizes, bool as_json) {
   if (as_json) {
-    const json::object shown{{"required", sizes.required_bytes},
-                             {"fully-allocated", sizes.fully_allocated_bytes}};
+    json::object shown{{"required", sizes.required_bytes}, {"fully-allocated", sizes.fully_allocated_bytes}};
+    if (sizes.bitmap_bytes) shown["bitmaps"] = *sizes.bitmap_bytes;
     std::puts(json::serialize(shown).c_str());
     return;
   }
   std::printf("required size: %llu\nfully allocated size: %llu\n",
               static_cast<unsigned long long>(sizes.required_bytes),
               static_cast<unsigned long long>(sizes.fully_allocated_bytes));
+  if (sizes.bitmap_bytes) {
+    std::printf("bitmaps size: %llu\n", static_cast<unsigned long long>(*sizes.bitmap_bytes));
+  }
 }
 
 task<outcome<int>> measure(engine_host& host, measure_request request) {
@@ -157,7 +166,9 @@ verb measure_verb() {
           .summary = "tell how much space a new image would take",
           .description =
               "Tells how many bytes the storage of a new image must have: for the content now, and with "
-              "everything allocated. Compression is not taken into account.",
+              "everything allocated; and what its dirty bitmaps would take on top, where both images keep "
+              "some. Compression "
+              "is not taken into account.",
           .declare = declare,
           .run = run};
 }

@@ -16,6 +16,8 @@
 
 namespace weir {
 
+struct kept_bitmap;
+
 /// Opens or makes the storage of an external data file under the name an image's header has or gets for it.
 /// Failures name that file.
 using data_file_opener =
@@ -76,6 +78,10 @@ struct format_driver {
   task<outcome<check_report>> (*check)(std::unique_ptr<storage> from, check_options options) = nullptr;
   /// What an image made with these options would take. Failures as create(). Null: not known.
   outcome<size_estimate> (*measure)(const image_create_options& options) = nullptr;
+  /// Bytes that copies of `bitmaps`, those that can be read, would take in an image made with these options, every bit
+  /// set; nothing if such an image keeps none. Null: as nothing.
+  std::optional<std::uint64_t> (*measure_bitmaps)(const image_create_options& options,
+                                                  std::span<const kept_bitmap> bitmaps) = nullptr;
 };
 
 inline constexpr std::size_t probe_bytes = 512;

@@ -1,6 +1,9 @@
 #include "formats/qcow2/measure.hpp"
 
+#include "formats/qcow2/bitmap_directory.hpp"
 #include "formats/qcow2/create_options.hpp"
+
+#include <bit>
 
 namespace weir::qcow2 {
 namespace {
@@ -39,6 +42,23 @@ outcome<size_estimate> measure_image(const image_create_options& options) {
   // How much of a backing chain an overlay shares with its source is not known: all of it might differ.
   made.is_sparse = !head->backing;
   return made;
+}
+
+std::optional<std::uint64_t> measure_bitmaps(const image_create_options& options,
+                                             std::span<const kept_bitmap> bitmaps) {
+  const outcome<header> head = parse_create_options(options);
+  if (!head || head->shape.version < 3) return std::nullopt;
+  const geometry& shape = head->shape;
+  std::uint64_t clusters = 0;
+  std::uint64_t directory_bytes = 0;
+  for (const kept_bitmap& each : bitmaps) {
+    if (each.inconsistent) continue;
+    const auto bits = static_cast<unsigned>(std::countr_zero(each.granularity));
+    const std::uint64_t tables = bitmap_table_count(head->virtual_size, bits, shape);
+    clusters += tables + shape.clusters_for(tables * entry_bytes);
+    directory_bytes += bitmap_entry_length(bitmap_entry{.name = each.name});
+  }
+  return shape.offset_of(clusters + shape.clusters_for(directory_bytes));
 }
 
 }  // namespace weir::qcow2

@@ -26,7 +26,8 @@ format_driver qcow2_driver() {
           .open = &qcow2::open_image,
           .create = &qcow2::create_image,
           .check = &qcow2::check_image,
-          .measure = &qcow2::measure_image};
+          .measure = &qcow2::measure_image,
+          .measure_bitmaps = &qcow2::measure_bitmaps};
 }
 
 }  // namespace weir
