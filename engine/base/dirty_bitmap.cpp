@@ -28,6 +28,14 @@ void dirty_bitmap::assign(std::uint64_t first, std::uint64_t last, bool value) n
   }
 }
 
+void dirty_bitmap::resize(std::uint64_t size) {
+  const std::uint64_t count = size / granularity_ + (size % granularity_ != 0 ? 1 : 0);
+  if (count < bit_count_) assign(count, bit_count_, false);
+  size_ = size;
+  bit_count_ = count;
+  words_.resize(count / 64 + 1);
+}
+
 void dirty_bitmap::set(byte_range range) noexcept {
   range = intersection(range, {0, size_});
   if (range.empty()) return;

@@ -29,6 +29,9 @@ class dirty_bitmap {
   /// First run of set granules at or after `from`, at most `longest` bytes (rounded up to a granule).
   std::optional<byte_range> next_set(std::uint64_t from, std::uint64_t longest) const noexcept;
 
+  /// The disk has another size: granules that it gains are clear, those it loses are gone.
+  void resize(std::uint64_t size);
+
   std::uint64_t dirty_bytes() const noexcept { return set_count_ * granularity_; }
 
   // As images store bits: eight to a byte, the lowest granule first.

@@ -4,6 +4,12 @@
 #include <utility>
 
 namespace weir {
+namespace {
+
+constexpr std::string_view too_much_memory =
+    "needs more memory than the 256 MiB that the bitmaps of an image may take";
+
+}  // namespace
 
 failure bitmap_store::refuse(std::string_view name, std::string_view why) const {
   return make_failure(errc::not_supported, location(),
@@ -31,7 +37,7 @@ bool bitmap_store::records() const noexcept {
 
 outcome<void> bitmap_store::check_memory(std::string_view name, std::uint64_t granularity) const {
   if (loaded_bytes_ + bytes_of(granularity) <= most_bytes) return outcome<void>{};
-  return refuse(name, "needs more memory than the 256 MiB that the bitmaps of an image may take");
+  return refuse(name, too_much_memory);
 }
 
 task<outcome<dirty_bitmap*>> bitmap_store::load_bits(kept_bitmap& wanted) {
@@ -46,9 +52,9 @@ task<outcome<dirty_bitmap*>> bitmap_store::load_bits(kept_bitmap& wanted) {
   co_return &*wanted.bits;
 }
 
-task<outcome<void>> bitmap_store::load_recording() {
+task<outcome<void>> bitmap_store::load_those(bool disabled_too) {
   for (kept_bitmap& each : bitmaps_) {
-    if (!each.enabled || each.inconsistent) continue;
+    if (each.inconsistent || !(each.enabled || disabled_too)) continue;
     const outcome<dirty_bitmap*> loaded = co_await load_bits(each);
     if (loaded) continue;
     if (loaded.error().code != errc::corrupt_image) co_return loaded.error();
@@ -57,9 +63,13 @@ task<outcome<void>> bitmap_store::load_recording() {
   co_return outcome<void>{};
 }
 
+task<outcome<void>> bitmap_store::load_recording() {
+  return load_those(false);
+}
+
 task<result<void>> bitmap_store::begin_change() {
   if (marked_) co_return result<void>{};
-  const result<void> done = co_await do_mark(bitmaps_);
+  const result<void> done = co_await do_mark(bitmaps_, false);
   if (done) marked_ = true;
   co_return done;
 }
@@ -139,6 +149,34 @@ task<outcome<void>> bitmap_store::merge(std::string name, const dirty_bitmap& fr
   }
   (*found)->changed = true;
   co_return outcome<void>{};
+}
+
+task<outcome<void>> bitmap_store::begin_resize(std::uint64_t size) {
+  std::uint64_t bytes = 0;
+  for (const kept_bitmap& each : bitmaps_) {
+    if (each.inconsistent) continue;
+    const std::string why = do_refuse_length(each.granularity, size);
+    if (!why.empty()) co_return refuse(each.name, why);
+    bytes += size / each.granularity / 8 + 8;
+    if (bytes > most_bytes) co_return refuse(each.name, too_much_memory);
+  }
+  if (bitmaps_.empty()) co_return outcome<void>{};
+  const outcome<void> loaded = co_await load_those(true);
+  if (!loaded) co_return loaded;
+  const result<void> marked = co_await do_mark(bitmaps_, true);
+  if (!marked)
+    co_return make_failure(marked.error(), location(), "its bitmaps could not be marked as in use");
+  co_return outcome<void>{};
+}
+
+void bitmap_store::end_resize() {
+  loaded_bytes_ = 0;
+  for (kept_bitmap& each : bitmaps_) {
+    if (!each.bits) continue;
+    each.bits->resize(disk_size());
+    each.changed = true;
+    loaded_bytes_ += bytes_of(each.granularity);
+  }
 }
 
 void bitmap_store::forget_changes() noexcept {

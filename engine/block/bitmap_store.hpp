@@ -77,6 +77,15 @@ class bitmap_store {
   /// A bitmap whose bits are damaged becomes inconsistent.
   task<outcome<void>> load_recording();
 
+  // Another size of the disk: begin_resize(), the change itself, end_resize(), store(). A crash in between leaves every
+  // bitmap inconsistent.
+
+  /// Loads the bits of all and marks all as in use, durably. Errors: a bitmap that could not be kept or held in memory
+  /// for `size` bytes.
+  task<outcome<void>> begin_resize(std::uint64_t size);
+  /// The disk has its new size: granules that it gains are clear in every bitmap.
+  void end_resize();
+
   /// Changes of bitmaps since the last store() are not to be stored: what the storage has stays. Precondition: no
   /// content has changed since.
   void forget_changes() noexcept;
@@ -93,9 +102,11 @@ class bitmap_store {
   virtual std::uint64_t disk_size() const noexcept = 0;
   /// Why the format cannot keep one more bitmap like this; empty if it can.
   virtual std::string do_refuse(std::string_view name, std::uint64_t granularity) const = 0;
+  /// Why the format cannot keep a bitmap of that granularity for a disk of `size` bytes; empty if it can.
+  virtual std::string do_refuse_length(std::uint64_t granularity, std::uint64_t size) const = 0;
   virtual task<outcome<dirty_bitmap>> do_load(const kept_bitmap& wanted) = 0;
-  /// Marks every stored bitmap that is enabled and not yet marked, and sets in_use in those; durable on return.
-  virtual task<result<void>> do_mark(std::span<kept_bitmap> bitmaps) = 0;
+  /// Marks every stored bitmap that is enabled, or every one, as in use, and sets in_use in those; durable on return.
+  virtual task<result<void>> do_mark(std::span<kept_bitmap> bitmaps, bool all) = 0;
   /// The storage has exactly `bitmaps` afterwards, durably: bits of those changed, the others as they are.
   virtual task<outcome<void>> do_store(std::span<const kept_bitmap> bitmaps) = 0;
 
@@ -106,6 +117,7 @@ class bitmap_store {
   std::uint64_t bytes_of(std::uint64_t granularity) const noexcept {
     return disk_size() / granularity / 8 + 8;
   }
+  task<outcome<void>> load_those(bool disabled_too);
 
   std::vector<kept_bitmap> bitmaps_;
   std::uint64_t loaded_bytes_ = 0;  // of the bits in memory

@@ -109,12 +109,12 @@ task<result<void>> image::set_backing(std::optional<backing_reference> reference
   co_return co_await do_set_backing(std::move(reference));
 }
 
-task<outcome<void>> image::resize(std::uint64_t size) {
+task<outcome<void>> image::resize(std::uint64_t size, std::uint64_t zero_end) {
   const std::string& location = storage_at(0).location();
   if (closed_) co_return make_failure(errc::closed, location);
   if (!writable()) co_return make_failure(errc::read_only, location);
-  assert(pins_.pin_count() == 0 && is_aligned(size, 512));
-  const outcome<void> done = co_await do_resize(size);
+  assert(pins_.pin_count() == 0 && is_aligned(size, 512) && zero_end <= size);
+  const outcome<void> done = co_await do_resize(size, zero_end);
   bump_epoch();
   co_return done;
 }

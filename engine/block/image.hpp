@@ -198,10 +198,12 @@ class image {
   /// Rewrites the recorded backing image (nullopt removes it); durable on return, previous publishes
   /// included. Errors: not_supported; ENOSPC if the name does not fit the header.
   task<result<void>> set_backing(std::optional<backing_reference> reference);
-  /// Changes the virtual size; durable on return, previous publishes included. What is added is unallocated;
-  /// what is cut off is gone. Precondition: writable; nothing else is in flight; no mapping is alive; `size` is
-  /// a multiple of 512. Failures name the storage and the reason (not_supported where the format cannot).
-  task<outcome<void>> resize(std::uint64_t size);
+  /// Changes the virtual size; durable on return, previous publishes included. What is cut off is gone. What is added
+  /// is unallocated, but for its grains below `zero_end`: where the format knows zeros, they read as zero from the same
+  /// instant on, whatever the backing layer holds. Precondition: writable; nothing else is in flight; no mapping is
+  /// alive; `size` is a multiple of 512; `zero_end` <= `size`. Failures name the storage and the reason
+  /// (not_supported where the format cannot).
+  task<outcome<void>> resize(std::uint64_t size, std::uint64_t zero_end = 0);
   /// Makes everything unallocated, so that the backing layer shows; durable on return. Precondition: as for
   /// resize(). Failures name the storage and the reason.
   task<outcome<void>> make_empty();
@@ -223,7 +225,7 @@ class image {
   virtual task<result<void>> do_discard(byte_range range) = 0;
   virtual task<result<void>> do_flush() = 0;
   virtual task<result<void>> do_set_backing(std::optional<backing_reference> reference) = 0;
-  virtual task<outcome<void>> do_resize(std::uint64_t size) = 0;
+  virtual task<outcome<void>> do_resize(std::uint64_t size, std::uint64_t zero_end) = 0;
   virtual task<outcome<void>> do_make_empty() = 0;
   virtual task<result<void>> do_close() = 0;
 

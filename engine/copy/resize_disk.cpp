@@ -15,14 +15,12 @@ std::uint64_t cluster_end(const image& of, std::uint64_t old_size, std::uint64_t
   return std::min(align_up(old_size, cluster_bytes(of)), size);
 }
 
-/// To where reading could show anything but zeros after growing to `size`: what the cluster at the old end held before
-/// an earlier shrinking, what a longer backing image holds.
-std::uint64_t stale_end(const disk& changed, std::uint64_t old_size, std::uint64_t size) {
+/// True if a longer backing image would show behind the old end.
+bool backing_shows_behind(const disk& changed, std::uint64_t old_size) {
   const image& active = *changed.chain().active().image;
-  for (const std::shared_ptr<layer>& each : changed.chain().layers()) {
-    if (each->image.get() != &active && each->image->virtual_size() > old_size) return size;
-  }
-  return cluster_end(active, old_size, size);
+  return std::ranges::any_of(changed.chain().layers(), [&](const std::shared_ptr<layer>& each) {
+    return each->image.get() != &active && each->image->virtual_size() > old_size;
+  });
 }
 
 task<result<void>> write_zeros(storage& into, byte_range range) {
@@ -34,6 +32,48 @@ task<result<void>> write_zeros(storage& into, byte_range range) {
     range = range_between(range.offset + part.size(), range.end());
   }
   co_return result<void>{};
+}
+
+/// True if the sector before the end is a cluster's that belongs to this image alone.
+bool is_own(const extent& here) {
+  return here.kind == extent_kind::data && here.in_place;
+}
+
+/// What the cluster of the sector before the end, the image's own, has behind the end.
+task<result<void>> clear_own_cluster(image& of, byte_range last, std::uint64_t end) {
+  const result<mapping> found = co_await of.map(last, map_effort::locate);
+  if (!found) co_return found.error();
+  if (!is_own(found->extent)) co_return errc::corrupt_image;
+  storage& behind = of.storage_at(found->extent.storage_index);
+  const byte_range tail{found->extent.host_offset + last.length, end - last.end()};
+  co_return co_await write_zeros(behind, intersection(tail, {0, behind.size()}));
+}
+
+/// Before the disk grows: what its last cluster holds behind the end, or a backing image shows there, becomes zeros
+/// while nobody sees it, so that no power loss can bring it up.
+task<result<void>> clear_behind_end(disk& changed, bool backing_shows) {
+  image& active = *changed.chain_for_change().active().image;
+  const std::uint64_t size = active.virtual_size();
+  const std::uint64_t end = align_up(size, cluster_bytes(active));
+  if (end == size || size == 0) co_return result<void>{};
+  const byte_range last = range_between(align_down(size - 1, 512), size);
+  bool own = false;
+  {
+    const result<mapping> found = co_await active.map(last, map_effort::locate);
+    if (!found) co_return found.error();
+    const extent& here = found->extent;
+    own = is_own(here);
+    if (here.kind == extent_kind::zero) co_return result<void>{};
+    if (here.kind == extent_kind::unallocated && !backing_shows) co_return result<void>{};
+  }
+  if (!own) {
+    // Written once more it has a cluster of its own.
+    std::vector<std::byte> sector(static_cast<std::size_t>(last.length));
+    result<void> done = co_await changed.read(last.offset, sector);
+    if (done) done = co_await changed.write(last.offset, sector, {});
+    if (!done) co_return done;
+  }
+  co_return co_await clear_own_cluster(active, last, end);
 }
 
 /// The host range reads as zero, as `mode` wants it.
@@ -92,11 +132,17 @@ task<result<void>> preallocate(image& into, byte_range range, preallocation mode
 task<outcome<void>> resize_disk(disk& changed, std::uint64_t size, preallocation mode) {
   image& active = *changed.chain_for_change().active().image;
   const std::uint64_t old_size = active.virtual_size();
-  const outcome<void> resized = co_await active.resize(size);
-  if (!resized || size <= old_size) co_return resized;
+  if (size <= old_size) co_return co_await active.resize(size);
+  const bool backing_shows = backing_shows_behind(changed, old_size);
+  // To where reading could show anything but zeros: the cluster at the old end is filled up, too.
+  const std::uint64_t zero_end = backing_shows ? size : cluster_end(active, old_size, size);
+  result<void> done = co_await clear_behind_end(changed, backing_shows);
+  if (!done) co_return make_failure(done.error(), changed.name());
+  const outcome<void> resized = co_await active.resize(size, backing_shows ? size : 0);
+  if (!resized) co_return resized;
+  // For formats that could not say so, and for the rest of a compressed cluster.
   const zero_flags punch;
-  result<void> done =
-      co_await changed.zero(range_between(old_size, stale_end(changed, old_size, size)), punch);
+  done = co_await changed.zero(range_between(old_size, zero_end), punch);
   // The cluster at the old end stays as it is: part of it is in use.
   const byte_range unused = range_between(cluster_end(active, old_size, size), size);
   if (done && mode != preallocation::off) done = co_await preallocate(active, unused, mode);

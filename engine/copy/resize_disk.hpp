@@ -18,7 +18,8 @@ enum class preallocation : std::uint8_t {
 };
 
 /// The active layer gets `size` bytes (a multiple of 512); durable on return. What is gained reads as zero, whatever
-/// a longer backing image or the last cluster's old end holds; what is lost is gone. Precondition: no request and no
+/// a longer backing image or the last cluster's old end holds; after a power loss, too, unless the image is qcow2 of
+/// version 2, which has no zero clusters to say so. What is lost is gone. Precondition: no request and no
 /// job is under way; preallocation only when growing. Failures name the image and the reason.
 task<outcome<void>> resize_disk(disk& changed, std::uint64_t size, preallocation mode);
 

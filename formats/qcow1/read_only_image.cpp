@@ -36,7 +36,7 @@ task<result<void>> read_only_image::do_set_backing(std::optional<backing_referen
   co_return errc::read_only;
 }
 
-task<outcome<void>> read_only_image::do_resize(std::uint64_t) {
+task<outcome<void>> read_only_image::do_resize(std::uint64_t, std::uint64_t) {
   co_return make_failure(errc::read_only, storage_at(0).location());
 }
 

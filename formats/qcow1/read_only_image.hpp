@@ -24,7 +24,7 @@ class read_only_image : public image {
   task<result<void>> do_discard(byte_range range) final;
   task<result<void>> do_flush() final;
   task<result<void>> do_set_backing(std::optional<backing_reference> reference) final;
-  task<outcome<void>> do_resize(std::uint64_t size) final;
+  task<outcome<void>> do_resize(std::uint64_t size, std::uint64_t zero_end) final;
   task<outcome<void>> do_make_empty() final;
 };
 

@@ -50,8 +50,12 @@ std::string bitmap_keeper::do_refuse(std::string_view name, std::uint64_t granul
                         granularity <= std::uint64_t{1} << highest_granularity_bits;
   if (!possible) return "has a granularity that is not a power of two from 512 bytes to 2 GiB";
   if (bitmaps().size() >= most_bitmaps) return "is one too many: 65535 is the most";
+  return do_refuse_length(granularity, disk_size());
+}
+
+std::string bitmap_keeper::do_refuse_length(std::uint64_t granularity, std::uint64_t size) const {
   const auto bits = static_cast<unsigned>(std::countr_zero(granularity));
-  const std::uint64_t clusters = bitmap_table_count(disk_size(), bits, tables_.shape);
+  const std::uint64_t clusters = bitmap_table_count(size, bits, tables_.shape);
   if (clusters > largest_bitmap_bytes >> tables_.shape.cluster_bits) {
     return "would take more than 512 MiB: choose a larger granularity";
   }
@@ -108,12 +112,12 @@ task<result<void>> bitmap_keeper::load_part(dirty_bitmap& bits, std::uint64_t in
   co_return result<void>{};
 }
 
-task<result<void>> bitmap_keeper::do_mark(std::span<kept_bitmap> bitmaps) {
+task<result<void>> bitmap_keeper::do_mark(std::span<kept_bitmap> bitmaps, bool all) {
   std::unordered_map<std::string_view, kept_bitmap*> kept_by_name;
   for (kept_bitmap& each : bitmaps) kept_by_name.emplace(each.name, &each);
   const auto records = [&](const bitmap_entry& entry) {
     const auto kept = kept_by_name.find(entry.name);
-    return (entry.flags & bitmap_flag::automatic) != 0 ||
+    return all || (entry.flags & bitmap_flag::automatic) != 0 ||
            (kept != kept_by_name.end() && kept->second->enabled);
   };
   bool any = false;

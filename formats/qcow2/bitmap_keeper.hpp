@@ -37,8 +37,9 @@ class bitmap_keeper final : public bitmap_store {
   const std::string& location() const noexcept override { return tables_.file.location(); }
   std::uint64_t disk_size() const noexcept override { return tables_.head.virtual_size; }
   std::string do_refuse(std::string_view name, std::uint64_t granularity) const override;
+  std::string do_refuse_length(std::uint64_t granularity, std::uint64_t size) const override;
   task<outcome<dirty_bitmap>> do_load(const kept_bitmap& wanted) override;
-  task<result<void>> do_mark(std::span<kept_bitmap> bitmaps) override;
+  task<result<void>> do_mark(std::span<kept_bitmap> bitmaps, bool all) override;
   task<outcome<void>> do_store(std::span<const kept_bitmap> bitmaps) override;
 
   bitmap_limits limits() const noexcept {

@@ -126,12 +126,13 @@ task<result<void>> qcow2_image::do_set_backing(std::optional<backing_reference> 
   co_return changed;
 }
 
-task<outcome<void>> qcow2_image::do_resize(std::uint64_t size) {
-  if (!bitmaps_.bitmaps().empty()) {
-    co_return make_failure(errc::not_supported, storage_->location(),
-                           "has dirty bitmaps, which are of its size: remove them first");
-  }
-  co_return co_await writer_->resize(size);
+task<outcome<void>> qcow2_image::do_resize(std::uint64_t size, std::uint64_t zero_end) {
+  // Bitmaps are as long as the disk: from here on until they are stored again nobody may trust those in the file.
+  outcome<void> done = co_await bitmaps_.begin_resize(size);
+  if (done) done = co_await writer_->resize(size, zero_end);
+  if (!done) co_return done;
+  bitmaps_.end_resize();
+  co_return co_await bitmaps_.store();
 }
 
 task<outcome<void>> qcow2_image::do_make_empty() {

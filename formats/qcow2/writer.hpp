@@ -46,7 +46,7 @@ class writer {
   task<result<void>> discard(byte_range range);
   task<result<void>> flush();
   task<result<void>> change_backing(std::optional<backing_reference> wanted);
-  task<outcome<void>> resize(std::uint64_t size);
+  task<outcome<void>> resize(std::uint64_t size, std::uint64_t zero_end);
   task<result<void>> make_empty();
   /// Flushes until nothing is dirty and everything dropped is free. Precondition: no pins are left.
   task<result<void>> flush_all();
@@ -103,7 +103,8 @@ class writer {
   result<bool> needs_change(const placed_slice& at, byte_range range, entry_change what) const;
   bool is_moving(byte_range range, std::uint64_t clusters) const noexcept;
   void drop_what(const raw_l2_entry& old, const raw_l2_entry& now);
-  task<outcome<void>> grow(std::uint64_t size);
+  task<outcome<void>> grow(std::uint64_t size, std::uint64_t zero_end);
+  task<result<void>> zero_behind_end(std::uint64_t zero_end);
   task<result<void>> clear_last_cluster();
   task<outcome<void>> shrink(std::uint64_t size);
   task<result<void>> move_l1(std::uint64_t count);

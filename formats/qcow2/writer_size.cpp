@@ -1,8 +1,9 @@
 // Changes of the virtual size, and of everything at once.
 //
 // Growing: what L2 entries say behind the end of the disk is forgotten, durably, before a larger L1 table takes the
-// place of the one that says so; that is written beside the old one and made durable; one write of the header's first sector switches size and table; the old table's clusters become
-// free. Shrinking: the header first, then what lies behind the new end is forgotten. A power loss leaves the old disk
+// place of the one that says so; that is written beside the old one and made durable, with the zeros that a longer
+// backing image makes necessary; one write of the header's first sector switches size and table; the old table's
+// clusters become free. Shrinking: the header first, then what lies behind the new end is forgotten. A power loss leaves the old disk
 // or the new one, and at worst clusters that nothing uses.
 //
 // Nothing else is in flight meanwhile (image.hpp). The L1 table never gets smaller.
@@ -15,7 +16,7 @@
 
 namespace weir::qcow2 {
 
-task<outcome<void>> writer::resize(std::uint64_t size) {
+task<outcome<void>> writer::resize(std::uint64_t size, std::uint64_t zero_end) {
   const std::string& location = tables_.file.location();
   const std::uint64_t old_size = tables_.head.virtual_size;
   const bool has_snapshots = tables_.head.snapshot_count > 0;
@@ -34,10 +35,10 @@ task<outcome<void>> writer::resize(std::uint64_t size) {
   const result<void> flushed = co_await flush_all();
   if (!flushed) co_return make_failure(flushed.error(), location);
   if (size < old_size) co_return co_await shrink(size);
-  co_return co_await grow(size);
+  co_return co_await grow(size, zero_end);
 }
 
-task<outcome<void>> writer::grow(std::uint64_t size) {
+task<outcome<void>> writer::grow(std::uint64_t size, std::uint64_t zero_end) {
   const std::uint64_t used = shape_.clusters_for(tables_.head.virtual_size);
   const std::uint64_t mapped = tables_.l1.size() * shape_.table_entries();
   result<void> done = co_await resize_data_file(size);
@@ -52,6 +53,7 @@ task<outcome<void>> writer::grow(std::uint64_t size) {
   if (done && moves) done = co_await flush_all();
   if (done && moves) done = co_await move_l1(tables);
   if (done) done = co_await clear_last_cluster();
+  if (done && shape_.version >= 3) done = co_await zero_behind_end(zero_end);
   if (done) done = co_await flush_all();
   if (done) done = co_await record_size(size);
   // Which table the header names is not known then: nothing may change any more.
@@ -91,6 +93,14 @@ task<result<void>> writer::clear_last_cluster() {
   const byte_range behind = range_between(first, align_up(first, shape_.cluster_size()));
   if (shape_.external_data) co_return result<void>{};
   co_return co_await change_entries(behind, entry_change::discard);
+}
+
+/// Grains behind the end become zeros that hide the backing image, while nobody sees them.
+task<result<void>> writer::zero_behind_end(std::uint64_t zero_end) {
+  const std::uint64_t first = align_up(tables_.head.virtual_size, shape_.grain_size());
+  if (zero_end <= first || !tables_.head.backing) co_return result<void>{};
+  co_return co_await change_entries(range_between(first, align_up(zero_end, shape_.cluster_size())),
+                                    entry_change::zero_and_free);
 }
 
 /// A larger L1 table in a place of its own; the header still names the old one.

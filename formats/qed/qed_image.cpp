@@ -340,7 +340,7 @@ task<result<void>> qed_image::clear_behind_end() {
   co_return co_await clear_entries(*last, used, shape_.table_entries());
 }
 
-task<outcome<void>> qed_image::do_resize(std::uint64_t size) {
+task<outcome<void>> qed_image::do_resize(std::uint64_t size, std::uint64_t zero_end) {
   const std::string& location = file_->location();
   if (size < image_bytes_) {
     co_return make_failure(errc::not_supported, location, "a QED image cannot shrink");
@@ -352,6 +352,9 @@ task<outcome<void>> qed_image::do_resize(std::uint64_t size) {
   }
   result<void> done = co_await header_.mark_in_use();
   if (done) done = co_await clear_behind_end();
+  const byte_range zeros =
+      range_between(std::min(align_up(image_bytes_, shape_.cluster_bytes), zero_end), zero_end);
+  if (done) done = co_await do_zero(zeros, zero_mode::may_punch);
   if (done) done = co_await writer_.flush();
   if (done) done = co_await header_.record_size(size);
   if (!done) co_return make_failure(done.error(), location);

@@ -88,7 +88,7 @@ task<result<void>> raw_image::do_set_backing(std::optional<backing_reference>) {
   co_return errc::not_supported;
 }
 
-task<outcome<void>> raw_image::do_resize(std::uint64_t size) {
+task<outcome<void>> raw_image::do_resize(std::uint64_t size, std::uint64_t) {
   result<void> done = co_await file_->truncate(size);
   if (done) done = co_await file_->flush();
   const error_code fixed_length = errc::not_supported;

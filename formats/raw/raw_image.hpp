@@ -41,7 +41,7 @@ class raw_image final : public image {
   task<result<void>> do_discard(byte_range range) override;
   task<result<void>> do_flush() override;
   task<result<void>> do_set_backing(std::optional<backing_reference> reference) override;
-  task<outcome<void>> do_resize(std::uint64_t size) override;
+  task<outcome<void>> do_resize(std::uint64_t size, std::uint64_t zero_end) override;
   task<outcome<void>> do_make_empty() override;
   task<result<void>> do_close() override;
 

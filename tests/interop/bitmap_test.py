@@ -128,6 +128,39 @@ class Bitmaps(CliTestCase):
         self.assertEqual(self.listed(), {})
         self.assertIn("No errors", self.qemu_img("check", "a.qcow2"))
 
+    def test_bitmaps_follow_the_size_of_the_disk(self):
+        for options, granularity in (("cluster_size=64k", 65536), ("cluster_size=512", 512), ("cluster_size=4k", 65536)):
+            with self.subTest(options=options, granularity=granularity):
+                self.create(options, size=1 << 20)
+                self.weir("bitmap", "--add", "-g", str(granularity), "a.qcow2", "on")
+                self.weir("bitmap", "--add", "-g", str(granularity), "--disable", "a.qcow2", "off")
+                running = self.start()
+                self.change_served(["write 64k 512", "write 768k 256k"])
+                self.stop(running)
+                self.weir("bitmap", "--merge", "on", "a.qcow2", "off")
+                before = ranges_to_set([(64 << 10, 512), (768 << 10, 256 << 10)], granularity)
+                for size, kept in ((24 << 20, before), (800 << 10, {bit for bit in before if bit * granularity < 800 << 10}),
+                                   (1 << 20, {bit for bit in before if bit * granularity < 800 << 10})):
+                    self.weir("resize", *(["--shrink"] if size == 800 << 10 else []), "a.qcow2", str(size))
+                    self.assertIn("No errors", self.qemu_img("check", "a.qcow2"))
+                    self.assertEqual({name: each["flags"] for name, each in self.listed().items()},
+                                     {"on": ["auto"], "off": []})
+                    for name in ("on", "off"):
+                        self.assertEqual(self.dirty(name, granularity), kept, (size, name))
+                running = self.start()
+                self.change_served(["write 900k 512"])
+                self.stop(running)
+                self.assertEqual(self.dirty("on", granularity), kept | ranges_to_set([(900 << 10, 512)], granularity))
+                self.assertEqual(self.dirty("off", granularity), kept)
+
+    def test_a_size_that_a_bitmap_cannot_follow_is_refused(self):
+        self.create("cluster_size=64k", size=1 << 20)
+        self.weir("bitmap", "--add", "-g", "512", "a.qcow2", "fine")
+        before = self.read("a.qcow2")
+        self.refused("resize", "a.qcow2", "4T", words=["a.qcow2", "'fine'", "512 MiB"])
+        self.refused("resize", "a.qcow2", "1100G", words=["a.qcow2", "'fine'", "256 MiB"])
+        self.assertEqual(self.read("a.qcow2"), before)
+
     def test_streaming_sets_no_bits(self):
         top = self.make_chain("qcow2")
         os.rename(self.path(top), self.path("a.qcow2"))

@@ -153,7 +153,8 @@ void qcow2_world::resize(std::uint64_t size) {
   flush();
   if (!power_.on()) return;
   other_size_ = size;
-  const outcome<void> done = run(io_, image_->resize(size));
+  const bool zeros = has_backing_ && options_.options.at("compat") == "1.1" && draw(2) == 0;
+  const outcome<void> done = run(io_, image_->resize(size, zeros ? size : 0));
   if (!done) {
     if (power_.on()) ADD_FAILURE() << "resize: " << done.error().what;
     return;
@@ -162,7 +163,7 @@ void qcow2_world::resize(std::uint64_t size) {
   other_size_.reset();
   const std::uint64_t rounded = std::min(align_up(old_size, cluster_bytes(*image_)), size);
   std::vector<sector_oracle::tag> values(static_cast<std::size_t>(size / world_sector));
-  for (std::size_t sector = 0; sector < values.size(); ++sector) values[sector] = backing_tag(sector);
+  for (std::size_t sector = 0; sector < values.size() && !zeros; ++sector) values[sector] = backing_tag(sector);
   oracle_.resize(values.size(), values, static_cast<std::size_t>(rounded / world_sector));
   if (rounded > old_size) zero(old_size / world_sector, (rounded - old_size) / world_sector);
 }

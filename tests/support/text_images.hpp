@@ -100,7 +100,7 @@ class text_image final : public image {
   task<result<void>> do_discard(byte_range) override { return refuse(); }
   task<result<void>> do_flush() override { co_return result<void>{}; }
   task<result<void>> do_set_backing(std::optional<backing_reference>) override { return refuse(); }
-  task<outcome<void>> do_resize(std::uint64_t) override {
+  task<outcome<void>> do_resize(std::uint64_t, std::uint64_t) override {
     co_return make_failure(errc::not_supported, from_->location());
   }
   task<outcome<void>> do_make_empty() override {

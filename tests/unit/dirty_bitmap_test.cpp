@@ -74,5 +74,23 @@ TEST(dirty_bitmap, gives_and_takes_its_bits_as_bytes) {
   EXPECT_EQ(into.dirty_bytes(), (2 + 36) * 512U);
 }
 
+TEST(dirty_bitmap, keeps_its_bits_when_the_disk_gets_another_size) {
+  for (const std::uint64_t size : {std::uint64_t{1000}, 64 * KiB, 64 * KiB + 1, 1 * MiB}) {
+    dirty_bitmap bits(64 * KiB, 512);
+    bits.set({0, 64 * KiB});
+    bits.clear({1024, 512});
+    bits.resize(size);
+    dirty_bitmap wanted(size, 512);
+    wanted.set({0, std::min(size, 64 * KiB)});
+    wanted.clear({1024, 512});
+    EXPECT_EQ(bits.size(), size);
+    EXPECT_EQ(bits.dirty_bytes(), wanted.dirty_bytes());
+    for (std::uint64_t at = 0; at < size + 1024; at += 512)
+      EXPECT_EQ(bits.is_set(at), wanted.is_set(at)) << at;
+    bits.resize(2 * MiB);
+    EXPECT_EQ(bits.dirty_bytes(), wanted.dirty_bytes());
+  }
+}
+
 }  // namespace
 }  // namespace weir

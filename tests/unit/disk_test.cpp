@@ -70,7 +70,7 @@ class encoded_image final : public image {
   task<result<void>> do_discard(byte_range) override { co_return errc::read_only; }
   task<result<void>> do_flush() override { co_return result<void>{}; }
   task<result<void>> do_set_backing(std::optional<backing_reference>) override { co_return errc::read_only; }
-  task<outcome<void>> do_resize(std::uint64_t) override { co_return outcome<void>{}; }
+  task<outcome<void>> do_resize(std::uint64_t, std::uint64_t) override { co_return outcome<void>{}; }
   task<outcome<void>> do_make_empty() override { co_return outcome<void>{}; }
   task<result<void>> do_close() override { return file_.close(); }
 
