@@ -25,13 +25,12 @@ constexpr std::uint64_t usual_longest_request = std::uint64_t{32} << 20;
 constexpr std::uint64_t largest_minimum_block = 65536;
 
 failure nbd_failure(const nbd_target& target) {
-  const int number = nbd_get_errno();
   const char* text = nbd_get_error();
-  const error_code code = errno_code(number != 0 ? number : EIO);
+  const error_code code = errno_code(nbd_get_errno() != 0 ? nbd_get_errno() : EIO);
   std::string what = text != nullptr ? text : code.message();
-  // What a server does not like about its client shows only after the client's side of the handshake is over.
-  if (what.find("gnutls_") != std::string::npos) what = "TLS: " + what;
-  return make_failure(code, target.location, std::move(what));
+  // A server refuses its client after the client's side of the handshake is over.
+  if (what.find("gnutls_") != std::string::npos) what.insert(0, "TLS: ");
+  return make_failure(code, target.location, what);
 }
 
 /// Certificates where there are any, otherwise the first key of keys.psk.

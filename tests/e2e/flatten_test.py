@@ -16,7 +16,7 @@ class Flatten(GuestTestCase):
         guest = self.boot(server, bus=bus)
         guest.start_writing()
         guest.wait_written(16)
-        server.pull(24)
+        server.pull(32)
         wait_for_job(server, lambda job: job.get("offset", 0) > 0)
         written_before = guest.written
         wait_for_job(server, lambda job: not job)

@@ -19,7 +19,7 @@ class FullDisk(GuestTestCase):
         super().setUp()
         self.small = os.path.join(self.folder, "small")
         os.mkdir(self.small)
-        run("mount", "-t", "tmpfs", "-o", f"size={40 * MIB}", "weir-e2e", self.small)
+        run("mount", "-t", "tmpfs", "-o", f"size={24 * MIB}", "weir-e2e", self.small)
         self.addCleanup(run, "umount", self.small)
         self.chain = GuestChain(self.folder, top_folder=self.small)
         self.server = self.started(make_server(self.folder, self.chain))

@@ -1,10 +1,11 @@
 // A disk grows over a longer backing image, and the power goes at every write boundary: it has its old size or the new
 // one, and never shows what the backing image or its own last cluster hold behind the old end.
+#include "engine/copy/resize_disk.hpp"
+
 #include "engine/base/buffer_pool.hpp"
 #include "engine/base/worker_pool.hpp"
 #include "engine/block/chain.hpp"
 #include "engine/block/disk.hpp"
-#include "engine/copy/resize_disk.hpp"
 #include "engine/storage/simulated_storage.hpp"
 #include "formats/registry.hpp"
 #include "tests/support/run_task.hpp"
@@ -70,8 +71,8 @@ class growing_disk {
     std::fill_n(wanted.begin(), tested_.size, of_backing);
     if (tested_.last_is_own) std::fill_n(wanted.begin() + static_cast<long>(tested_.size) - 512, 512, of_top);
     const auto wrong = std::ranges::mismatch(bytes, wanted);
-    EXPECT_EQ(wrong.in1, bytes.end()) << "of " << bytes.size() << " bytes, number " << wrong.in1 - bytes.begin()
-                                      << " is " << static_cast<int>(*wrong.in1);
+    EXPECT_EQ(wrong.in1, bytes.end()) << "of " << bytes.size() << " bytes, number "
+                                      << wrong.in1 - bytes.begin() << " is " << static_cast<int>(*wrong.in1);
     EXPECT_TRUE(run(io_, found->close()).has_value());
   }
 

@@ -19,7 +19,7 @@ ZEROS_OF_THE_GUEST = 4 * MIB
 
 
 class GuestChain:
-    def __init__(self, folder, top_format="qcow2", size=384 * MIB, data_length=48 * MIB, top_folder=None):
+    def __init__(self, folder, top_format="qcow2", size=256 * MIB, data_length=24 * MIB, top_folder=None):
         """Makes the layers in folder; the top, if wanted, elsewhere."""
         os.makedirs(folder, exist_ok=True)
         self.folder, self.top_format, self.size = folder, top_format, size

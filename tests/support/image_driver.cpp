@@ -63,7 +63,8 @@ task<result<byte_range>> image_driver::discard(byte_range range) {
   co_return whole;
 }
 
-task<result<bool>> image_driver::write_encoded(byte_range unit, std::span<const std::byte> data, bool publish) {
+task<result<bool>> image_driver::write_encoded(byte_range unit, std::span<const std::byte> data,
+                                               bool publish) {
   const std::optional<unit_encoding> form = image_.encoding();
   if (!form) co_return false;
   std::vector<std::byte> whole(static_cast<std::size_t>(form->unit_bytes));
@@ -102,7 +103,8 @@ task<result<mapping>> image_driver::locate(byte_range range) {
   co_return co_await image_.map(range, map_effort::locate);
 }
 
-task<result<void>> image_driver::read_extent(const extent& from, std::uint64_t offset, std::span<std::byte> part) {
+task<result<void>> image_driver::read_extent(const extent& from, std::uint64_t offset,
+                                             std::span<std::byte> part) {
   switch (from.kind) {
     case extent_kind::data:
       co_return co_await image_.storage_at(from.storage_index).read(from.host_offset, part);
@@ -125,7 +127,8 @@ void image_driver::read_backing(std::uint64_t offset, std::span<std::byte> part)
   std::memcpy(part.data(), backing_.data() + offset, length);
 }
 
-task<result<void>> image_driver::read_unit(const extent& from, std::uint64_t offset, std::span<std::byte> part) {
+task<result<void>> image_driver::read_unit(const extent& from, std::uint64_t offset,
+                                           std::span<std::byte> part) {
   std::vector<std::byte> encoded(static_cast<std::size_t>(from.unit.host.length));
   const result<void> got =
       co_await image_.storage_at(from.storage_index).read(from.unit.host.offset, encoded);
@@ -152,7 +155,8 @@ task<result<std::uint64_t>> image_driver::write_new(std::uint64_t offset, std::s
   co_return reserved->guest.length - reserved->head.length - reserved->tail.length;
 }
 
-task<result<void>> image_driver::fill(const allocation& reserved, std::uint64_t offset, std::span<const std::byte> data) {
+task<result<void>> image_driver::fill(const allocation& reserved, std::uint64_t offset,
+                                      std::span<const std::byte> data) {
   std::vector<std::byte> bytes(static_cast<std::size_t>(reserved.guest.length));
   const std::span<std::byte> all(bytes);
   const auto head = all.first(static_cast<std::size_t>(reserved.head.length));
@@ -171,8 +175,7 @@ task<result<void>> image_driver::write_host(const allocation& reserved, std::spa
   if (!reserved.host_is_zero) co_return co_await host.write(reserved.host_offset, all);
   const std::vector<byte_range> runs = non_zero_runs(all, 512);
   for (const byte_range run : runs) {
-    const auto part =
-        all.subspan(static_cast<std::size_t>(run.offset), static_cast<std::size_t>(run.length));
+    const auto part = all.subspan(static_cast<std::size_t>(run.offset), static_cast<std::size_t>(run.length));
     const result<void> wrote = co_await host.write(reserved.host_offset + run.offset, part);
     if (!wrote) co_return wrote.error();
   }

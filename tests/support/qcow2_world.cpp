@@ -163,7 +163,8 @@ void qcow2_world::resize(std::uint64_t size) {
   other_size_.reset();
   const std::uint64_t rounded = std::min(align_up(old_size, cluster_bytes(*image_)), size);
   std::vector<sector_oracle::tag> values(static_cast<std::size_t>(size / world_sector));
-  for (std::size_t sector = 0; sector < values.size() && !zeros; ++sector) values[sector] = backing_tag(sector);
+  for (std::size_t sector = 0; sector < values.size() && !zeros; ++sector)
+    values[sector] = backing_tag(sector);
   oracle_.resize(values.size(), values, static_cast<std::size_t>(rounded / world_sector));
   if (rounded > old_size) zero(old_size / world_sector, (rounded - old_size) / world_sector);
 }
@@ -353,7 +354,7 @@ task<outcome<std::unique_ptr<storage>>> qcow2_world::open_data(simulated_disk& d
 }
 
 std::unique_ptr<image> qcow2_world::open_on(simulated_disk& disk, simulated_disk& data, bool writable,
-                               const std::string& snapshot) {
+                                            const std::string& snapshot) {
   image_open_options how{
       .writable = writable, .bitmaps = care_, .snapshot = snapshot, .metadata_cache_bytes = cache_bytes_};
   how.open_data_file = data_file_on(data);
