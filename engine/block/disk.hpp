@@ -85,6 +85,14 @@ class disk {
   static constexpr std::size_t longest_at_once = 1 * MiB;
   bool read_at_once(std::uint64_t offset, std::span<std::byte> buffer);
   bool write_at_once(std::uint64_t offset, std::span<const std::byte> data, write_flags flags);
+  /// Where in a file the bytes of `range` are, if that place is in the page cache and never holds any other bytes of the
+  /// disk: then the kernel may read it later, in the midst of changes like any read that is under way. The descriptor
+  /// is good until the next suspension.
+  struct file_place {
+    int descriptor = -1;
+    std::uint64_t offset = 0;
+  };
+  std::optional<file_place> cached_place(byte_range range);
   task<result<void>> zero(byte_range range, zero_flags flags);
   /// Content afterwards: zero or unchanged, stable; parts smaller than a grain are left alone.
   task<result<void>> discard(byte_range range, write_flags flags);

@@ -17,6 +17,21 @@ bool disk::read_at_once(std::uint64_t offset, std::span<std::byte> buffer) {
   return read_chain_at_once(*chain_, {offset, buffer.size()}, buffer);
 }
 
+std::optional<disk::file_place> disk::cached_place(byte_range range) {
+  // Where every byte is always allocated, guest bytes keep their place.
+  if (chain_->depth() > 1 || active().grain() != 1 || !fits(range.offset, range.length, size()))
+    return std::nullopt;
+  gate::pass pass;
+  if (range.empty() || !gate_.try_enter(pass)) return std::nullopt;
+  const std::optional<result<mapping>> found = active().try_map(range, map_effort::locate);
+  if (!found || !*found) return std::nullopt;
+  const extent& here = (*found)->extent;
+  if (here.kind != extent_kind::data || here.length != range.length) return std::nullopt;
+  const std::optional<int> descriptor = active().storage_at(here.storage_index).descriptor();
+  if (!descriptor || !is_cached(*descriptor, here.host_offset, range.length)) return std::nullopt;
+  return file_place{*descriptor, here.host_offset};
+}
+
 bool disk::write_at_once(std::uint64_t offset, std::span<const std::byte> data, write_flags flags) {
   const byte_range range{offset, data.size()};
   if (data.empty() || data.size() > longest_at_once || !check_change(range)) return false;

@@ -158,10 +158,29 @@ task<bool> connection::take_buffered_requests() {
     const ruling rule = rule_on(asked, handshake_.terms(), shutting_down_);
     if (rule.what == ruling::action::close || rule.what == ruling::action::disconnect) co_return false;
     received_.consume(header_bytes);
+    if (take_at_once(asked, rule)) continue;
     const bool taken = co_await take_request(asked, rule);
     if (!taken) co_return false;
   }
   co_return true;
+}
+
+/// Without a coroutine, where nothing has to be waited for.
+bool connection::take_at_once(const request& asked, const ruling& rule) {
+  if (rule.what != ruling::action::execute || replies_.is_broken() || abandoned_) return false;
+  const std::uint32_t charge = std::max(rule.payload, rule.reply_bytes);
+  if (!admitted_.has_room(charge) || received_.content().size() < rule.payload) return false;
+  buffer_lease payload;
+  if (rule.payload > 0) {
+    std::optional<buffer_lease> lent = commons_.buffers.try_acquire(rule.payload);
+    if (!lent) return false;
+    payload = std::move(*lent);
+    std::memcpy(payload.bytes().data(), received_.content().data(), rule.payload);
+    received_.consume(rule.payload);
+  }
+  admitted_.enter(charge);
+  runner_->start(asked, std::move(payload), charge);
+  return true;
 }
 
 task<bool> connection::take_request(const request& asked, const ruling& rule) {

@@ -83,6 +83,7 @@ class connection : public std::enable_shared_from_this<connection> {
   task<void> serve();
   task<void> take_requests();
   task<bool> take_buffered_requests();
+  bool take_at_once(const request& asked, const ruling& rule);
   task<bool> take_request(const request& asked, const ruling& rule);
   task<bool> take_payload(std::span<std::byte> into);
   task<bool> drop_payload(std::size_t length);

@@ -1,5 +1,7 @@
 #include "engine/nbd/reply_part.hpp"
 
+#include <utility>
+
 namespace weir::nbd {
 namespace {
 
@@ -45,6 +47,15 @@ reply_part data_chunk(const reply_frame& frame, std::uint64_t offset, std::span<
   std::byte* const payload = begin_chunk(part, frame, {chunk::offset_data, last, length}, 8);
   store_big(payload, offset);
   part.body = data;
+  return part;
+}
+
+reply_part file_chunk(const reply_frame& frame, std::uint64_t offset, file_piece data, bool last) {
+  const auto length = static_cast<std::uint32_t>(8 + data.length);
+  reply_part part;
+  std::byte* const payload = begin_chunk(part, frame, {chunk::offset_data, last, length}, 8);
+  store_big(payload, offset);
+  part.from_file = std::make_unique<file_piece>(std::move(data));
   return part;
 }
 

@@ -5,15 +5,24 @@
 #include "engine/base/range.hpp"
 #include "engine/nbd/meta_context.hpp"
 #include "engine/nbd/protocol.hpp"
+#include "engine/storage/file_descriptor.hpp"
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
 
 namespace weir::nbd {
+
+/// Bytes of a file that are sent without being read here. The descriptor is the piece's own.
+struct file_piece {
+  file_descriptor file;
+  std::uint64_t offset = 0;
+  std::size_t length = 0;
+};
 
 /// One reply, or one chunk of a structured reply. Chunks of one reply are queued one behind the other.
 struct reply_part {
@@ -22,11 +31,15 @@ struct reply_part {
   bool ends_reply = true;          ///< the request is over once this is sent
   std::uint32_t charge_bytes = 0;  ///< with ends_reply: what the request was charged, see admission
   std::span<const std::byte> body;
+  std::unique_ptr<file_piece> from_file;  ///< sent behind the head; the body is empty then
   // Owners of the body, if it is not static text; of an earlier part's body, too.
   buffer_lease lease;
   std::vector<std::byte> stored;
 
   std::span<const std::byte> head() const noexcept { return std::span(head_bytes).first(head_length); }
+  std::size_t length() const noexcept {
+    return head_length + body.size() + (from_file != nullptr ? from_file->length : 0);
+  }
 };
 
 reply_part simple_reply(std::uint64_t cookie, wire_error error);
@@ -36,6 +49,8 @@ reply_part error_chunk(const reply_frame& frame, wire_error error, std::string_v
 reply_part empty_chunk(const reply_frame& frame);
 reply_part data_chunk(const reply_frame& frame, std::uint64_t offset, std::span<const std::byte> data,
                       bool last);
+/// The same with the bytes of a file.
+reply_part file_chunk(const reply_frame& frame, std::uint64_t offset, file_piece data, bool last);
 /// Precondition: the range's length fits 32 bits and is not zero.
 reply_part hole_chunk(const reply_frame& frame, byte_range hole, bool last);
 /// Precondition: unless the frame is extended, the lengths fit 32 bits.

@@ -1,5 +1,6 @@
 #include "engine/nbd/reply_sender.hpp"
 
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -33,7 +34,7 @@ void widen_unix_socket(int descriptor) noexcept {
 
 void reply_sender::queue(reply_part part) {
   if (broken_) return retire(part);
-  queued_bytes_ += part.head().size() + part.body.size();
+  queued_bytes_ += part.length();
   queued_.push_back(std::move(part));
   // Not parked, the task is in the middle of a batch, or about to look.
   const bool may_send = parked_ && sent_in_a_row_ < most_sent_in_a_row;
@@ -101,6 +102,8 @@ void reply_sender::send_at_once() {
 
 int reply_sender::send_some() {
   if (tls_ != nullptr) return send_secured();
+  const reply_part& first = batch_[next_];
+  if (first.from_file != nullptr && sent_of_next_ >= first.head_length) return send_file();
   std::array<iovec, pieces_per_call> pieces;
   msghdr message{};
   message.msg_iov = pieces.data();
@@ -110,6 +113,22 @@ int reply_sender::send_some() {
     sent = ::sendmsg(socket_.native_handle(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
   } while (sent < 0 && errno == EINTR);
   if (sent < 0) return errno;
+  advance(static_cast<std::size_t>(sent));
+  return 0;
+}
+
+int reply_sender::send_file() {
+  const reply_part& part = batch_[next_];
+  const std::size_t done = sent_of_next_ - part.head_length;
+  auto at = static_cast<off_t>(part.from_file->offset + done);
+  ssize_t sent = -1;
+  do {
+    sent =
+        ::sendfile(socket_.native_handle(), part.from_file->file.get(), &at, part.from_file->length - done);
+  } while (sent < 0 && errno == EINTR);
+  if (sent < 0) return errno;
+  // The file has become shorter, and the client was promised so many bytes.
+  if (sent == 0) return EPIPE;
   advance(static_cast<std::size_t>(sent));
   return 0;
 }
@@ -147,6 +166,7 @@ std::size_t reply_sender::gather(std::span<iovec> into) const noexcept {
   };
   for (std::size_t index = next_; index < batch_.size() && count + 2 <= into.size(); ++index) {
     add(batch_[index].head());
+    if (batch_[index].from_file != nullptr) break;
     add(batch_[index].body);
   }
   return count;
@@ -156,7 +176,7 @@ void reply_sender::advance(std::size_t sent) {
   sent += sent_of_next_;
   while (next_ < batch_.size()) {
     reply_part& part = batch_[next_];
-    const std::size_t length = part.head().size() + part.body.size();
+    const std::size_t length = part.length();
     if (sent < length) break;
     sent -= length;
     retire(part);

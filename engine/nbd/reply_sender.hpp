@@ -3,7 +3,7 @@
 // Requests queue parts as they complete; one task drains the queue. It is woken by a posted function, so it
 // runs behind everything that completed in the same turn and finds those replies queued, too. Once much is queued it
 // is sent at once, while the bytes are in the processor's cache and before more buffers are filled; the task sends what
-// the socket did not take. Bodies are sent from the buffers they were read into.
+// the socket did not take. Bodies are sent from the buffers they were read into, or by the kernel from a file.
 #pragma once
 
 #include "engine/nbd/admission.hpp"
@@ -30,6 +30,9 @@ class reply_sender {
   /// From now on replies leave through `channel`, which outlives the sender.
   void encrypt(tls_channel& channel) noexcept { tls_ = &channel; }
 
+  /// Whether parts may have file pieces: what is encrypted has to be read.
+  bool sends_files() const noexcept { return tls_ == nullptr; }
+
   /// Never waits. After an error on the socket the part is dropped.
   void queue(reply_part part);
 
@@ -49,6 +52,8 @@ class reply_sender {
   /// One system call; returns 0 or an errno value.
   int send_some();
   int send_secured();
+  /// Precondition: the head of the next part is gone.
+  int send_file();
   std::span<const std::byte> next_to_encrypt();
   std::size_t gather(std::span<iovec> into) const noexcept;
   void advance(std::size_t sent);

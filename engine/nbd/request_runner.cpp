@@ -2,7 +2,11 @@
 
 #include "engine/base/zero_scan.hpp"
 #include "engine/block/bitmap_store.hpp"
+#include "engine/storage/positional_io.hpp"
 
+#include <fcntl.h>
+
+#include <array>
 #include <cassert>
 #include <utility>
 
@@ -10,6 +14,8 @@ namespace weir::nbd {
 namespace {
 
 constexpr std::uint32_t shortest_hole_search = 64 * KiB;
+/// To hand pages over costs half of reading and sending them; shorter requests are not worth the calls around it.
+constexpr std::uint32_t shortest_file_send = 64 * KiB;
 /// Bounds the work and the reply of one READ with holes.
 constexpr std::size_t most_read_runs = 64;
 /// For REQ_ONE: runs that differ in depth only are merged into the one extent.
@@ -67,9 +73,32 @@ bool request_runner::is_done_at_once(job& next) {
   return true;
 }
 
+/// Without a copy of the data here. What begins with zeros is read, since it may be a hole for the client.
+bool request_runner::send_from_file(const job& current) {
+  const request& asked = current.asked;
+  if (asked.length < shortest_file_send || !replies_.sends_files()) return false;
+  const std::optional<disk::file_place> place = disk_.cached_place(range_of(asked));
+  std::array<std::byte, 512> first;
+  if (!place || !read_if_cached(place->descriptor, place->offset, first, false) || is_all_zero(first))
+    return false;
+  file_piece data{file_descriptor(::fcntl(place->descriptor, F_DUPFD_CLOEXEC, 0)), place->offset,
+                  static_cast<std::size_t>(asked.length)};
+  if (!data.file) return false;
+  if (terms_.structured) {
+    queue(file_chunk(frame_of(asked), asked.offset, std::move(data), true), current.charge_bytes);
+  } else {
+    reply_part part = simple_reply(asked.cookie, wire_error::none);
+    part.from_file = std::make_unique<file_piece>(std::move(data));
+    queue(std::move(part), current.charge_bytes);
+  }
+  return true;
+}
+
 bool request_runner::read_at_once(const job& current) {
   const request& asked = current.asked;
-  if (asked.length == 0 || asked.length > disk::longest_at_once || wants_hole_search(asked)) return false;
+  if (asked.length == 0 || wants_hole_search(asked)) return false;
+  if (send_from_file(current)) return true;
+  if (asked.length > disk::longest_at_once) return false;
   std::optional<buffer_lease> data = buffers_.try_acquire(static_cast<std::size_t>(asked.length));
   if (!data || !disk_.read_at_once(asked.offset, data->bytes())) return false;
   const read_piece whole{range_of(asked), false};

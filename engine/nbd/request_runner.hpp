@@ -44,6 +44,7 @@ class request_runner {
   };
 
   bool is_done_at_once(job& next);
+  bool send_from_file(const job& current);
   bool read_at_once(const job& current);
   task<void> work(job first);
   task<void> execute(job& current);

@@ -4,6 +4,8 @@
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -50,6 +52,26 @@ bool read_if_cached(int descriptor, std::uint64_t offset, std::span<std::byte> b
   const ssize_t got =
       ::preadv2(descriptor, &vector, 1, static_cast<off_t>(offset), may_wait ? RWF_NOWAIT : 0);
   return got >= 0 && static_cast<std::size_t>(got) == buffer.size();
+}
+
+bool is_cached(int descriptor, std::uint64_t offset, std::uint64_t length) noexcept {
+  // cachestat(2), which the C library of this system may not know yet.
+  constexpr long cachestat_number = 451;
+  struct range {
+    std::uint64_t offset;
+    std::uint64_t length;
+  } asked{offset, length};
+  struct statistics {
+    std::uint64_t cached;
+    std::uint64_t others[4];
+  } told{};
+  if (::syscall(cachestat_number, descriptor, &asked, &told, 0) != 0) return false;
+  // Pages behind the end may stay in the cache for a while.
+  struct stat file{};
+  if (::fstat(descriptor, &file) != 0 || static_cast<std::uint64_t>(file.st_size) < offset + length)
+    return false;
+  const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  return told.cached == (offset + length + page - 1) / page - offset / page;
 }
 
 bool clone_range(int source, std::uint64_t source_offset, int target, std::uint64_t target_offset,

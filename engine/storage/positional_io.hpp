@@ -18,6 +18,9 @@ bool is_in_memory(int descriptor) noexcept;
 /// Fills `buffer` if all of it can be had without waiting for a device; `may_wait` tells that there may be one.
 bool read_if_cached(int descriptor, std::uint64_t offset, std::span<std::byte> buffer,
                     bool may_wait) noexcept;
+/// True if all of a file's range lies in the page cache, so that whoever reads it now waits for no device. False where
+/// the kernel does not tell (before Linux 6.5), for holes, and behind the end.
+bool is_cached(int descriptor, std::uint64_t offset, std::uint64_t length) noexcept;
 /// Lets the target share the source's blocks instead of having copies of its own, durable like a write. Any thread; the
 /// source's dirty pages are written first. False, with the target as it was or changed within the range only, where the
 /// file system cannot: other or no such file system, offsets or length not in multiples of its block.

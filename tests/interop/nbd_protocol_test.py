@@ -41,6 +41,87 @@ class ProtocolTestCase(CliTestCase):
         return client
 
 
+class LongReads(ProtocolTestCase):
+    """Reads that the kernel may send from the page cache of a raw image."""
+
+    def setUp(self):
+        super().setUp()
+        self.data = random.Random(5).randbytes(40 << 20)
+        self.write("disk.raw", self.data)
+
+    def read(self, client, offset, length, structured):
+        client.request(READ, offset, length, cookie=7)
+        if not structured:
+            return client.simple_reply(length)[2]
+        content = bytearray(length)
+        while True:
+            flags, kind, cookie, payload = client.chunk()
+            self.assertEqual((cookie, kind in (DATA, HOLE, NONE)), (7, True))
+            at = int.from_bytes(payload[:8], "big") - offset
+            if kind == DATA:
+                content[at:at + len(payload) - 8] = payload[8:]
+            if flags & 1:
+                return bytes(content)
+
+    def test_every_byte_arrives_whatever_the_place(self):
+        running = self.start("-f", "raw", "disk.raw")
+        for structured in (False, True):
+            client = self.client()
+            client.go(structured=structured)
+            for offset, length in ((0, 65536), (0, 32 << 20), (1, 65536), (4095, 1 << 20), (8 << 20, (1 << 20) + 512),
+                                   ((40 << 20) - 70000, 70000), (12345, 4 << 20), (512, 4096)):
+                self.assertEqual(self.read(client, offset, length, structured), self.data[offset:offset + length],
+                                 (structured, offset, length))
+        self.assertEqual(running.stop(), (0, ""))
+
+    def test_small_and_long_replies_keep_their_order_of_bytes(self):
+        self.start("-f", "raw", "disk.raw")
+        client = self.client()
+        client.go()
+        lengths = [random.Random(3).choice((512, 4096, 65536, 300000, 1 << 20)) for _ in range(40)]
+        for cookie, length in enumerate(lengths):
+            client.request(READ, cookie * 512, length, cookie=cookie)
+        left = set(range(len(lengths)))
+        while left:
+            error, cookie, _ = client.simple_reply()
+            self.assertEqual((error, cookie in left), (0, True))
+            left.remove(cookie)
+            self.assertEqual(client.take(lengths[cookie]), self.data[cookie * 512:cookie * 512 + lengths[cookie]])
+
+    def test_what_was_written_before_is_what_is_read(self):
+        running = self.start("-f", "raw", "disk.raw")
+        client = self.client()
+        client.go()
+        for value in range(1, 30):
+            client.request(WRITE, value * 4096, 1 << 20, payload=bytes([value]) * (1 << 20))
+            client.simple_reply()
+            self.assertEqual(self.read(client, value * 4096, 1 << 20, False), bytes([value]) * (1 << 20))
+        self.assertEqual(running.stop(), (0, ""))
+
+    def test_a_file_cut_off_behind_the_servers_back(self):
+        running = self.start("-f", "raw", "disk.raw")
+        client = self.client()
+        client.go()
+        self.assertEqual(self.read(client, 0, 1 << 20, False), self.data[:1 << 20])
+        os.truncate(self.path("disk.raw"), 1 << 20)
+        self.assertEqual(self.read(client, 512 << 10, 1 << 20, False), self.data[512 << 10:1 << 20] + bytes(512 << 10))
+        self.assertEqual(self.read(client, 0, 65536, False), self.data[:65536])
+        self.assertEqual(running.stop(), (0, ""))
+
+    def test_a_client_that_leaves_in_the_middle_harms_nobody(self):
+        running = self.start("-f", "raw", "disk.raw")
+        for _ in range(20):
+            client = self.client()
+            client.go()
+            client.request(READ, 0, 32 << 20)
+            client.take(100000)
+            client.close()
+        client = self.client()
+        client.go()
+        self.assertEqual(self.read(client, 0, 1 << 20, False), self.data[:1 << 20])
+        self.assertEqual(running.stop(), (0, ""))
+
+
 class ExtendedHeaders(ProtocolTestCase):
     def setUp(self):
         super().setUp()
