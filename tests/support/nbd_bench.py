@@ -16,6 +16,7 @@ from tools import ToolError, run
 CLUSTER = 65536
 TICK = os.sysconf("SC_CLK_TCK")
 WARM_UP_MS = 400
+WARM_UP_CHAIN_MS = 3000  # who owns what in a deep chain is learnt cluster by cluster
 
 
 class Images:
@@ -43,6 +44,13 @@ class Images:
             run("cp", "--sparse=never", self.path("sparse"), path)
             os.unlink(self.path("sparse"))
         return path, "qcow2"
+
+    def credentials(self):
+        """X.509, as `weir tls init` makes them, under the names that all servers and clients know."""
+        path = self.path("creds")
+        if not os.path.isdir(path):
+            run(os.environ["WEIR"], "tls", "init", path)
+        return path
 
     def chain(self, depth, striped):
         """`depth` layers above each other; striped, each owns every depth-th cluster, otherwise the base owns all."""
@@ -119,10 +127,29 @@ def nbdkit(image, form, socket):
     return Running(["nbdkit", "-f", "-U", socket, "file", image], socket, "")
 
 
+def weir_tls(creds):
+    return lambda image, form, socket: Running(
+        [os.environ["WEIR"], "serve", "--nbd", f"unix:{socket}", "--tls-creds", creds, "-f", form, image], socket, "")
+
+
+def qemu_nbd_tls(creds):
+    return lambda image, form, socket: Running(
+        ["qemu-nbd", "-t", "-f", form, "--cache=writeback", "--aio=io_uring", "-e", "16", "-k", socket, "--object",
+         f"tls-creds-x509,id=t,endpoint=server,verify-peer=yes,dir={creds}", "--tls-creds", "t", image], socket, "")
+
+
+def nbdkit_tls(creds):
+    return lambda image, form, socket: Running(
+        ["nbdkit", "-f", "-U", socket, "--tls=require", f"--tls-certificates={creds}", "--tls-verify-peer", "file",
+         image], socket, "")
+
+
 QEMU = {"qemu-nbd": qemu_nbd, "storage-daemon": storage_daemon}
 # kind, bytes, requests in flight, connections
 RANDREAD, RANDREAD4 = ("randread", 4096, 32, 1), ("randread", 4096, 32, 4)
 RANDWRITE, SEQREAD = ("randwrite", 4096, 32, 1), ("read", 1048576, 8, 1)
+# Reading everything with nbdcopy, plain and over TLS: requests are what it makes of it.
+COPY, COPY_TLS = ("nbdcopy", 262144, 64, 1), ("nbdcopy-tls", 262144, 64, 1)
 
 
 def cases(options):
@@ -146,6 +173,9 @@ def cases(options):
     add("qcow2-randread", qcow2, RANDREAD, QEMU)
     add("qcow2-randwrite", qcow2, RANDWRITE, QEMU)
     add("qcow2-seqread", qcow2, SEQREAD, QEMU)
+    add("raw-copy", raw, COPY, {"qemu-nbd": qemu_nbd, "nbdkit": nbdkit})
+    made["raw-copy-tls"] = ({name: (lambda *words, start=start: start(options.creds)(*words), raw) for name, start in (
+        ("weir", weir_tls), ("qemu-nbd", qemu_nbd_tls), ("nbdkit", nbdkit_tls))}, COPY_TLS)
     for depth in (3, 16, 64):
         for striped in (False, True):
             image = lambda images, depth=depth, striped=striped: images.chain(depth, striped)
@@ -159,18 +189,30 @@ def cases(options):
     return made
 
 
-def put_load(tool, server, load, milliseconds, seed):
+def copy_all(server, load, creds):
     kind, length, depth, connections = load
+    uri = f"nbd{'s' if kind == 'nbdcopy-tls' else ''}+unix:///{server.export}?socket={server.socket}"
+    uri += f"&tls-certificates={creds}" if kind == "nbdcopy-tls" else ""
+    size = int(run("nbdinfo", "--size", uri))
+    start = time.monotonic()
+    run("nbdcopy", f"--request-size={length}", f"--requests={depth}", f"--connections={connections}", uri, "null:")
+    return {"requests": size / length, "seconds": time.monotonic() - start, "p50_us": 0, "p99_us": 0}
+
+
+def put_load(options, server, load, milliseconds, seed):
+    kind, length, depth, connections = load
+    if kind.startswith("nbdcopy"):
+        return copy_all(server, load, options.creds)
     words = [server.socket, server.export, kind, length, depth, connections, milliseconds, seed]
-    return json.loads(run(tool, *map(str, words)))
+    return json.loads(run(options.load_tool, *map(str, words)))
 
 
 def one_run(start, image, load, options, socket, seed):
     server = start(*image, socket)
     try:
-        put_load(options.load_tool, server, load, WARM_UP_MS, seed)
+        put_load(options, server, load, WARM_UP_CHAIN_MS if "chain" in image[0] else WARM_UP_MS, seed)
         before = server.cpu_seconds()
-        took = put_load(options.load_tool, server, load, options.milliseconds, seed + 1)
+        took = put_load(options, server, load, options.milliseconds, seed + 1)
         took["cpu_us"] = (server.cpu_seconds() - before) / took["requests"] * 1e6
         took["rate"] = took["requests"] / took["seconds"]
         took["mib"] = server.resident_mib()
@@ -183,6 +225,7 @@ def measure(images, contenders, load, options):
     """name → the runs of all rounds."""
     runs = {name: [] for name in contenders}
     socket = images.path("nbd.sock")
+    options.creds = images.credentials() if load[0] == COPY_TLS[0] else None
     prepared = {name: image(images) for name, (_, image) in contenders.items()}
     for index in range(options.rounds):
         for name in list(contenders)[::1 if index % 2 else -1]:
