@@ -1,5 +1,6 @@
 """A guest starts on layers that are far away and slow, the base on an NBD server and the middle on a web server with
-TLS, and is streamed to local storage while it runs. Then the servers go, and nobody notices."""
+TLS, and is streamed to local storage while it runs. Then the servers go, and nobody notices. The guest's own connection
+to its disk is secured by TLS, too."""
 import os
 import subprocess
 import time
@@ -9,7 +10,7 @@ from certificates import make_certificates
 from guest_chain import GuestChain
 from guest_test_case import GuestTestCase
 from servers import WeirServer, wait_for_job
-from tools import ToolError
+from tools import ToolError, run
 from web_server import WebServer
 
 
@@ -60,8 +61,10 @@ class PostCopy(GuestTestCase):
         nbd, nbd_socket = self.serve_base(chain)
         web = self.serve_middle(chain, certificates)
         chain.name_servers(nbd_socket, web.port)
-        server = self.started(WeirServer(self.folder, chain))
-        guest = self.boot(server)
+        credentials = f"{self.folder}/credentials"
+        run(os.environ["WEIR"], "tls", "init", credentials)
+        server = self.started(WeirServer(self.folder, chain, options=("--tls-creds", credentials)))
+        guest = self.boot(server, credentials=credentials)
         guest.start_writing()
         guest.wait_written(8)
         server.pull()

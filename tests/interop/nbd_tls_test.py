@@ -78,6 +78,25 @@ class Peers(TlsTestCase):
         running.stop()
         run("cmp", self.path("disk.raw"), self.path("copy.raw"))
 
+    def test_fio_verifies_what_it_wrote(self):
+        """Through nbdkit: fio lets no URI name files, and libnbd looks for root's certificates in /etc."""
+        running = self.start()
+        fio = ("fio --name=verify --ioengine=nbd --uri=$uri --rw=randwrite --bsrange=512-256k --bs_unaligned --size=8m "
+               "--iodepth=32 --verify=crc32c --verify_fatal=1 --randseed=1 --output-format=json")
+        said = run("nbdkit", "-U", "-", "nbd", f"socket={self.nbd}", "export=d", "tls=require",
+                   f"tls-certificates={self.path('creds')}", "--run", fio, cwd=self.folder)
+        job = json.loads(said[said.index("{"):])["jobs"][0]
+        self.assertEqual(job["error"], 0)
+        self.assertGreater(job["read"]["total_ios"], 0)
+        self.assertEqual(running.stop(), (0, ""))
+
+    def test_nbdkit_in_front_sees_the_same_disk(self):
+        running = self.start()
+        run("nbdkit", "-U", "-", "nbd", f"socket={self.nbd}", "export=d", "tls=require",
+            f"tls-certificates={self.path('creds')}", "--run", f"nbdcopy $uri {self.path('copy.raw')}")
+        run("cmp", self.path("disk.raw"), self.path("copy.raw"))
+        self.assertEqual(running.stop(), (0, ""))
+
     def test_weir_reads_and_writes_with_certificates_and_with_keys(self):
         self.start()
         image = f"nbds://127.0.0.1:{self.port}/d"

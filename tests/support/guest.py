@@ -68,7 +68,8 @@ class Guest:
         "virtio": dict(device="virtio-blk-pci,drive=disk", root="vda", modules=("virtio_pci", "virtio_blk")),
     }
 
-    def __init__(self, work, nbd_socket, export, bus="nvme", name="guest"):
+    def __init__(self, work, nbd_socket, export, bus="nvme", name="guest", credentials=None):
+        """credentials: a folder of certificates, for a server that wants TLS."""
         self.console = os.path.join(work, f"{name}.console")
         self.reports = queue.Queue()
         self.written = 0  # files written so far, as last reported
@@ -85,10 +86,14 @@ class Guest:
         boot += ["-append", f"{append} console=ttyS0 loglevel=5 panic=-1 no_timer_check random.trust_cpu=on"]
         disk = (f"driver=nbd,node-name=disk,export={export},server.type=unix,server.path={nbd_socket},"
                 "discard=unmap,detect-zeroes=off")
+        secured = []
+        if credentials:
+            secured = ["-object", f"tls-creds-x509,id=tls,endpoint=client,dir={credentials}"]
+            disk += ",tls-creds=tls,tls-hostname=localhost"
         self.log = open(os.path.join(work, f"{name}.qemu"), "wb")
         self.process = subprocess.Popen(
             ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-cpu", "max", "-m", "256", "-nodefaults",
-             "-no-user-config", "-display", "none", "-no-reboot", *boot, "-blockdev", disk, "-device", kind["device"],
+             "-no-user-config", "-display", "none", "-no-reboot", *boot, *secured, "-blockdev", disk, "-device", kind["device"],
              "-serial", f"file:{self.console}",
              "-chardev", f"socket,id=port,path={port},server=on,wait=off", "-serial", "chardev:port"],
             stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
