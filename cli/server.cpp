@@ -18,10 +18,6 @@
 namespace weir::cli {
 namespace {
 
-void warn(const std::string& what) {
-  std::fprintf(stderr, "weir: serve: %s\n", plain_line(what).c_str());
-}
-
 /// False where nobody reads what is written to stderr: a guest's errors must not make the engine wait for that.
 bool can_be_told() {
   pollfd out{STDERR_FILENO, POLLOUT, 0};
@@ -53,6 +49,10 @@ failure no_base(const std::string& base) {
 }
 
 }  // namespace
+
+void warn(const std::string& what) {
+  std::fprintf(stderr, "weir: serve: %s\n", plain_line(what).c_str());
+}
 
 server::server(engine_host& host, serve_request request)
     : host_(host),
@@ -190,20 +190,18 @@ task<outcome<void>> server::close() {
   co_return co_await close_disks(opened_.disks);
 }
 
-outcome<std::optional<std::string>> server::backing_name_for(const stream_request& request,
-                                                             const disk& target,
-                                                             std::size_t base_depth) const {
-  if (!request.keep_relative || base_depth >= target.chain().depth()) return request.backing_name;
+/// The base's name seen from the layer `above`, relative as the names between them are.
+outcome<std::optional<std::string>> server::relative_name(const disk& target, std::size_t above,
+                                                          std::size_t base_depth) const {
   std::vector<std::string> links;
-  for (std::size_t depth = 1; depth <= base_depth; ++depth) {
+  for (std::size_t depth = above + 1; depth <= base_depth; ++depth) {
     links.push_back(target.chain().at(depth)->model.recorded_name);
   }
   auto joined = join_relative(links);
-  if (!joined) {
-    return failure{errc::not_supported, "disk '" + target.name() + "': a backing name on the way to '" +
-                                            request.base + "' is not relative, so none can be kept relative"};
-  }
-  return joined;
+  if (joined) return joined;
+  return failure{errc::not_supported, "disk '" + target.name() + "': a backing name on the way to '" +
+                                          describe(target.chain().at(base_depth)->model.source) +
+                                          "' is not relative, so none can be kept relative"};
 }
 
 outcome<void> server::start_stream(stream_request request) {
@@ -221,9 +219,12 @@ outcome<void> server::start_stream(stream_request request) {
     // Indexes are given anew when the disk is opened again; the location stays.
     request.base = describe(target->chain().at(*at)->model.source);
   }
-  auto name = backing_name_for(request, *target, options.base_depth);
-  if (name.has_error()) return name.error();
-  options.backing_name = *name;
+  options.backing_name = request.backing_name;
+  if (request.keep_relative && options.base_depth < target->chain().depth()) {
+    auto name = relative_name(*target, 0, options.base_depth);
+    if (name.has_error()) return name.error();
+    options.backing_name = *name;
+  }
   if (request_.update_xml) {
     options.chain_changed = [this](const disk& changed) { return write_chain_back(changed); };
   }

@@ -12,6 +12,7 @@
 #include "engine/control/control_server.hpp"
 #include "engine/control/engine_control.hpp"
 #include "engine/control/job_records.hpp"
+#include "engine/jobs/commit.hpp"
 #include "engine/jobs/job_manager.hpp"
 #include "engine/nbd/listener.hpp"
 
@@ -38,6 +39,9 @@ struct serve_request {
   bool update_xml = false;  ///< write the domain XML back when a chain has changed
 };
 
+/// One line on stderr, in serve's name.
+void warn(const std::string& what);
+
 class server final : public engine_control {
  public:
   server(engine_host& host, serve_request request);
@@ -52,6 +56,7 @@ class server final : public engine_control {
   export_control& exports() override { return exports_; }
   outcome<void> start_stream(stream_request request) override;
   task<outcome<void>> start_mirror(mirror_request request) override;
+  task<outcome<void>> start_commit(commit_request request) override;
   outcome<std::string> live_xml() override;
   void quit() override;
 
@@ -62,8 +67,10 @@ class server final : public engine_control {
   outcome<void> listen_on_passed(const passed_socket& passed);
   outcome<void> resume_jobs();
   outcome<void> open_records();
-  outcome<std::optional<std::string>> backing_name_for(const stream_request& request, const disk& target,
-                                                       std::size_t base_depth) const;
+  outcome<std::optional<std::string>> relative_name(const disk& target, std::size_t above,
+                                                    std::size_t base_depth) const;
+  outcome<commit_options> options_for(const commit_request& request, const disk& target);
+  task<outcome<std::shared_ptr<layer>>> open_alone(layer_model model, bool writable);
   outcome<void> write_chain_back(const disk& changed) const;
   std::optional<mirror_model> mirror_of(const disk& source);
   task<outcome<void>> start();

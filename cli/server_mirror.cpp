@@ -43,11 +43,14 @@ task<outcome<void>> server::start_mirror(mirror_request request) {
 
 std::optional<mirror_model> server::mirror_of(const disk& source) {
   const job* const running = jobs_.find_by_disk(source.name());
-  if (running == nullptr || running->type() != job_type::mirror) return std::nullopt;
-  const disk* const target = static_cast<const mirror_job*>(running)->target();
-  if (target == nullptr) return std::nullopt;
+  const bool commits = running != nullptr && running->type() == job_type::commit;
+  if (!commits && (running == nullptr || running->type() != job_type::mirror)) return std::nullopt;
+  const auto& copying = static_cast<const mirror_job&>(*running);
+  const disk* const target = copying.target();
+  // Of a commit in the middle of the chain libvirt shows nothing.
+  if (target == nullptr || copying.is_one_phase()) return std::nullopt;
   mirror_model shown;
-  shown.job = "copy";
+  shown.job = commits ? "active-commit" : "copy";
   const job_status status = running->status();
   shown.ready = status == job_status::ready || status == job_status::standby ? "yes" : "";
   for (const auto& each : target->chain().layers()) shown.layers.push_back(each->model);

@@ -8,6 +8,7 @@ namespace weir {
 namespace {
 
 constexpr std::array table{
+    qmp_command{"block-commit", run_block_commit},
     qmp_command{"block-export-add", run_block_export_add},
     qmp_command{"block-export-del", run_block_export_del},
     qmp_command{"block-job-cancel", run_block_job_cancel},

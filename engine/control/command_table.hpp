@@ -37,6 +37,7 @@ task<qmp_reply> run_quit(engine_control& engine, const boost::json::object& argu
 
 task<qmp_reply> run_block_stream(engine_control& engine, const boost::json::object& arguments);
 task<qmp_reply> run_blockdev_mirror(engine_control& engine, const boost::json::object& arguments);
+task<qmp_reply> run_block_commit(engine_control& engine, const boost::json::object& arguments);
 task<qmp_reply> run_drive_mirror(engine_control& engine, const boost::json::object& arguments);
 task<qmp_reply> run_block_job_set_speed(engine_control& engine, const boost::json::object& arguments);
 task<qmp_reply> run_block_job_cancel(engine_control& engine, const boost::json::object& arguments);

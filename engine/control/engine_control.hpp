@@ -81,6 +81,17 @@ struct mirror_request {
   mirror_options options;
 };
 
+/// One commit job as asked for.
+struct commit_request {
+  job_settings settings;
+  std::string disk;
+  std::string top;                          ///< chain::find_layer's words; empty: the active layer
+  std::string base;                         ///< the same; empty: the last layer
+  std::optional<std::string> backing_name;  ///< intermediate: to record for the base
+  bool keep_relative = false;               ///< record it by a name relative to the layer above the top
+  bool deletes = false;                     ///< the files of the layers that are merged go, once all is well
+};
+
 class engine_control {
  public:
   virtual ~engine_control() = default;
@@ -94,6 +105,8 @@ class engine_control {
   virtual outcome<void> start_stream(stream_request request) = 0;
   /// Opens or makes the target first.
   virtual task<outcome<void>> start_mirror(mirror_request request) = 0;
+  /// Opens the base for writing first.
+  virtual task<outcome<void>> start_commit(commit_request request) = 0;
   /// The domain XML with every chain as it is now. Errors: not_supported without a domain.
   virtual outcome<std::string> live_xml() = 0;
   /// Asks the engine to drain and end; returns at once.

@@ -48,10 +48,17 @@ outcome<void> job_manager::may_start(std::string_view id, std::string_view disk_
                     "' is busy: block device is in use by block job: " + std::string(name_of(each->type())));
     }
   }
+  if (reserved_.contains(disk_name)) {
+    return refuse("Node '" + std::string(disk_name) + "' is busy: a block job is being started on it");
+  }
   for (const auto& each : jobs_) {
     if (each->id() == id) return refuse("Job ID '" + std::string(id) + "' already in use");
   }
   return {};
+}
+
+job_manager::reservation job_manager::reserve(std::string disk_name) {
+  return {*this, std::move(disk_name)};
 }
 
 outcome<void> job_manager::start(std::unique_ptr<job> created) {

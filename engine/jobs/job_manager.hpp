@@ -7,8 +7,12 @@
 #include "engine/base/task.hpp"
 #include "engine/jobs/job.hpp"
 
+#include <functional>
 #include <memory>
+#include <set>
+#include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace weir {
@@ -35,6 +39,10 @@ class job_manager final : private job_listener {
   /// What start() would refuse, before anything is built. Errors: the id is not well formed or in use, or the
   /// disk has a job already.
   outcome<void> may_start(std::string_view id, std::string_view disk_name) const;
+  /// Keeps others from starting a job on the disk while one is built for it. Precondition: may_start() allowed it;
+  /// the manager outlives what is returned.
+  class reservation;
+  reservation reserve(std::string disk_name);
   /// Takes the job over and runs it; it goes through `created` and `running` before this returns or at a
   /// later turn. Errors: as may_start.
   outcome<void> start(std::unique_ptr<job> created);
@@ -69,8 +77,27 @@ class job_manager final : private job_listener {
   executor executor_;
   std::vector<std::unique_ptr<job>> jobs_;
   std::vector<job_observer*> observers_;
+  std::set<std::string, std::less<>> reserved_;  // disks
   async_event removed_;
   bool stopping_ = false;
+};
+
+class job_manager::reservation {
+ public:
+  reservation(job_manager& owner, std::string disk_name) : owner_(&owner), disk_name_(std::move(disk_name)) {
+    owner_->reserved_.insert(disk_name_);
+  }
+  reservation(const reservation&) = delete;
+  reservation& operator=(const reservation&) = delete;
+  ~reservation() { end(); }
+  /// To be called right before start().
+  void end() noexcept {
+    if (owner_ != nullptr) std::exchange(owner_, nullptr)->reserved_.erase(disk_name_);
+  }
+
+ private:
+  job_manager* owner_;
+  std::string disk_name_;
 };
 
 /// QEMU's rule (id_wellformed): a letter, then letters, digits, '-', '.' and '_'.

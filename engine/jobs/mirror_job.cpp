@@ -22,7 +22,8 @@ constexpr std::chrono::milliseconds pause_after_error{100};
 
 mirror_job::mirror_job(disk& source, std::unique_ptr<disk> target, job_settings settings,
                        mirror_options options)
-    : job(source.resources().context, job_type::mirror, source.name(), std::move(settings)),
+    : job(source.resources().context, options.commit ? job_type::commit : job_type::mirror, source.name(),
+          std::move(settings)),
       source_(source),
       target_(std::move(target)),
       options_(std::move(options)),
@@ -235,6 +236,8 @@ task<result<void>> mirror_job::end_pass() {
   }
   co_await steps_.join();
   if (failed_with_ || dirty_.dirty_bytes() > 0) co_return result<void>{};
+  copied_all_ = is_one_phase();
+  if (copied_all_) co_return result<void>{};
   if (status() == job_status::running) become_ready();
   show_progress();
   if (wanted_end() != ending::none) co_return result<void>{};
@@ -256,6 +259,7 @@ task<result<void>> mirror_job::mirror_all() {
       synchronous_ = true;
       if (dirty_.dirty_bytes() <= most_left_at_the_end) co_return result<void>{};
     }
+    if (copied_all_) co_return result<void>{};
     const std::optional<byte_range> next = dirty_.next_set(cursor_, longest_zero_step);
     const result<void> went = next ? co_await start_step(*next) : co_await end_pass();
     if (!went) co_return went;
@@ -284,7 +288,7 @@ task<outcome<void>> mirror_job::do_run() {
   if (done) co_return outcome<void>{};
   if (done.error() == errc::cancelled) co_return make_failure(done.error(), source_.name());
   std::string subject = source_.name();
-  subject.append(": mirroring to ").append(target_->name());
+  subject.append(options_.commit ? ": committing to " : ": mirroring to ").append(target_->name());
   subject.append(failed_reading_ ? ": reading" : ": writing");
   subject.append(" at guest offset ").append(std::to_string(failed_range_.offset));
   co_return make_failure(done.error(), subject);
@@ -308,13 +312,20 @@ task<outcome<void>> mirror_job::do_finalize() {
   source_.resume();
   if (!done) {
     co_return make_failure(done.error(),
-                           source_.name() + ": the last part of the mirror to " + target_->name());
+                           source_.name() + ": the last part of the copy to " + target_->name());
   }
+  if (is_one_phase()) co_return co_await options_.commit->finish();
   if (changes && options_.chain_changed) co_return options_.chain_changed(source_);
   if (changes) co_return outcome<void>{};
-  const std::string name = target_->name();
-  const result<void> closed = co_await std::exchange(target_, nullptr)->close();
-  if (!closed) co_return make_failure(closed.error(), name);
+  co_return co_await give_up_target();
+}
+
+/// Closes it, unless its layers are the disk's.
+task<outcome<void>> mirror_job::give_up_target() {
+  const std::unique_ptr<disk> given_up = std::move(target_);
+  if (options_.commit) co_return outcome<void>{};
+  const result<void> closed = co_await given_up->close();
+  if (!closed) co_return make_failure(closed.error(), given_up->name());
   co_return outcome<void>{};
 }
 
@@ -326,15 +337,16 @@ task<void> mirror_job::do_clean_up() {
     watching_ = false;
     source_.resume();
   }
-  if (target_) {
-    // Given up: what the target lacks nobody counts on.
-    static_cast<void>(co_await target_->close());
-    target_.reset();
-  }
+  // What the target lacks nobody counts on.
+  if (target_) static_cast<void>(co_await give_up_target());
+  const auto& kept = source_.chain().layers();
   for (const std::shared_ptr<layer>& each : replaced_) {
+    if (std::ranges::find(kept, each) != kept.end()) continue;
     // Nothing is missing from the copy: what an error here could lose is in a chain that nobody uses any more.
     static_cast<void>(co_await each->image->close());
+    if (options_.commit && !error().code) options_.commit->dropped(each->model);
   }
+  if (options_.commit) co_await options_.commit->clean_up();
 }
 
 }  // namespace weir

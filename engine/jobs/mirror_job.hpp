@@ -39,6 +39,19 @@ enum class mirror_sync : std::uint8_t {
 
 enum class copy_mode : std::uint8_t { background, write_blocking, automatic };
 
+/// What makes a mirror a commit (commit.hpp): the target is made of layers of the guest's disk itself, so that nothing
+/// of it is closed at the end but what the disk has no more.
+struct commit_hooks {
+  /// Intermediate: what is copied, a disk over layers that nobody writes; then the job is over once all is copied, and
+  /// `finish`, called with the target durable, makes its success visible. Null: the guest's disk.
+  std::unique_ptr<disk> source = nullptr;
+  std::function<task<outcome<void>>()> finish = nullptr;
+  /// Told of each layer that the guest's disk has no more, closed, once all has gone well.
+  std::function<void(const layer_model& dropped)> dropped = nullptr;
+  /// The last thing the job does, however it ended.
+  std::function<task<void>()> clean_up = nullptr;
+};
+
 struct mirror_options {
   mirror_sync sync = mirror_sync::full;
   std::size_t base_depth = 1;  ///< mirror_sync::top: layers that are copied
@@ -47,13 +60,14 @@ struct mirror_options {
   std::uint64_t buffer_bytes = 8 * MiB;    ///< most in flight
   bool target_is_zero = false;             ///< full: the target reads as zero throughout
   /// Called once the disk's chain has changed. Its error is the job's.
-  std::function<outcome<void>(const disk& changed)> chain_changed;
+  std::function<outcome<void>(const disk& changed)> chain_changed = nullptr;
+  std::optional<commit_hooks> commit = std::nullopt;
 };
 
 /// The disk must outlive the job; no other job may change its chain meanwhile.
 class mirror_job final : public job, private change_observer {
  public:
-  /// Precondition: `target` has the disk's size, and only the job uses it.
+  /// Precondition: `target` is as long as the disk, or longer, and only the job uses it.
   mirror_job(disk& source, std::unique_ptr<disk> target, job_settings settings, mirror_options options);
   ~mirror_job() override;
 
@@ -62,6 +76,8 @@ class mirror_job final : public job, private change_observer {
   /// True while every change reaches the target before it is answered, or with nothing left to copy.
   bool is_synchronous() const noexcept { return synchronous_; }
   std::uint64_t dirty_bytes() const noexcept { return dirty_.dirty_bytes(); }
+  /// True if it ends once all is copied, without being ready in between.
+  bool is_one_phase() const noexcept { return options_.commit && options_.commit->finish; }
 
  private:
   task<result<void>> before_change(byte_range range, change_kind kind) override;
@@ -84,6 +100,7 @@ class mirror_job final : public job, private change_observer {
   task<result<void>> handle_failure();
   task<result<void>> mirror_change(byte_range range, change_kind kind, std::span<const std::byte> data);
   task<std::uint64_t> zero_length(byte_range range);
+  task<outcome<void>> give_up_target();
 
   bool is_wanted(const status_run& run) const noexcept;
   byte_range step_around(byte_range dirty) const noexcept;
@@ -103,6 +120,7 @@ class mirror_job final : public job, private change_observer {
   std::uint64_t done_bytes_ = 0;
   bool synchronous_;
   bool first_pass_ = true;
+  bool copied_all_ = false;  // of a job of one phase
   bool watching_ = false;
   byte_range failed_range_;
   error_code failed_with_;

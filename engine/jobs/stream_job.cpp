@@ -1,8 +1,9 @@
 #include "engine/jobs/stream_job.hpp"
 
+#include "engine/jobs/recorded_name.hpp"
+
 #include <algorithm>
 #include <cerrno>
-#include <filesystem>
 
 namespace weir {
 namespace {
@@ -11,15 +12,6 @@ constexpr std::uint64_t longest_step_bytes = 1 * MiB;
 constexpr unsigned window_steps = 8;
 /// Under a speed limit a step takes at most this part of a second.
 constexpr std::uint64_t steps_per_second = 8;
-
-/// The name an overlay records for `source`: local paths are made absolute, since relative ones would be taken
-/// from the overlay's directory.
-std::string name_to_record(const layer_source& source) {
-  if (source.type != "file" && source.type != "block") return describe(source);
-  std::error_code ignored;
-  const std::filesystem::path absolute = std::filesystem::absolute(source.path, ignored);
-  return ignored ? source.path : absolute.string();
-}
 
 }  // namespace
 

@@ -1,42 +1,12 @@
 """`weir blockcopy` of a served disk while a client writes to it: pivot, finish, shallow copies, exports, refusals."""
 import json
 import os
-import random
-import subprocess
-import threading
 import unittest
 
-from tools import run
+from busy_client import Writer
 from weir_cli import CliTestCase, QmpClient
 
 MIB = 1 << 20
-
-
-class Writer(threading.Thread):
-    """Writes and zeroes random blocks of an export until told to stop."""
-
-    def __init__(self, uri, size, seed=1):
-        super().__init__()
-        self.uri, self.size, self.random, self.ending, self.error = uri, size, random.Random(seed), threading.Event(), None
-
-    def run(self):
-        io = subprocess.Popen(["qemu-io", "-f", "raw", self.uri], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True)
-        while not self.ending.is_set():
-            at = self.random.randrange(self.size // 4096) * 4096
-            length = min(4096 * self.random.randrange(1, 17), self.size - at)
-            word = self.random.choice(["write", "write", "write", "write -z", "discard"])
-            pattern = f"-P {self.random.randrange(1, 256)} " if word == "write" else ""
-            io.stdin.write(f"{word} {pattern}{at} {length}\n")
-            io.stdin.flush()
-        words, _ = io.communicate("quit\n", timeout=60)
-        if io.returncode != 0 or "error" in words.lower() or "failed" in words:
-            self.error = words
-
-    def stop(self, case):
-        self.ending.set()
-        self.join(60)
-        case.assertIsNone(self.error)
 
 
 class Blockcopy(CliTestCase):

@@ -17,7 +17,8 @@ bool live_until(std::uint64_t seed, std::uint64_t cut, std::uint64_t survival) {
   SCOPED_TRACE(world.description());
   world.open();
   world.power().cut_after(cut);
-  if (seed % 2 == 0) world.start_streaming();
+  if (seed % 3 == 0) world.start_streaming();
+  if (seed % 3 == 1) world.start_committing();
   for (int step = 0; step < 4 && world.power().on(); ++step) world.run_requests();
   world.finish_job();
   const bool ended = world.power().on();

@@ -111,7 +111,7 @@ void disk_world::make_chain() {
   }
 }
 
-std::shared_ptr<layer> disk_world::open_layer(std::size_t index, bool writable) {
+task<outcome<std::shared_ptr<layer>>> disk_world::open_one(std::size_t index, bool writable) {
   simulated_storage_options how;
   how.location = layer_name(index);
   how.clock = &clock_;
@@ -126,19 +126,21 @@ std::shared_ptr<layer> disk_world::open_layer(std::size_t index, bool writable) 
   if (settings_.cuts != link_cuts::none && (!writable || all_remote_)) {
     store = std::make_unique<remote_storage>(std::move(store), link_);
   }
-  auto opened = run(formats().find(media_[index].format)->open(std::move(store), options));
-  if (!opened) give_up("open " + layer_name(index) + ": " + opened.error().what);
+  auto opened = co_await formats().find(media_[index].format)->open(std::move(store), options);
+  if (!opened) co_return make_failure(opened.error().code, "open " + layer_name(index), opened.error().what);
   auto made = std::make_shared<layer>();
   made->model.format = media_[index].format;
   made->model.source.path = layer_name(index);
   made->image = std::move(*opened);
-  return made;
+  co_return made;
 }
 
-std::unique_ptr<disk> disk_world::open_newest(disk_settings how) {
+std::unique_ptr<disk> disk_world::open_from(std::size_t newest, disk_settings how) {
   std::vector<std::shared_ptr<layer>> layers;
-  for (std::size_t index = media_.size() - 1;;) {
-    layers.push_back(open_layer(index, layers.empty()));
+  for (std::size_t index = newest;;) {
+    auto opened = run(open_one(index, layers.empty() && !how.read_only));
+    if (!opened) give_up(opened.error().what);
+    layers.push_back(std::move(*opened));
     const auto& backing = layers.back()->image->backing();
     if (!backing) break;
     index = index_of(backing->name);
@@ -157,6 +159,11 @@ void disk_world::open() {
 }
 
 void disk_world::inject_errors(bool on) {
+  injects_errors_ = on;
+  apply_errors(on);
+}
+
+void disk_world::apply_errors(bool on) {
   if (!on) link_.heal();
   for (medium& each : media_) each.bytes->set_error_rate(on ? settings_.errors_per_million : 0, random_());
 }

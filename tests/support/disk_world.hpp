@@ -13,6 +13,7 @@
 #include <boost/asio/io_context.hpp>
 
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -53,6 +54,8 @@ class disk_world {
   /// Starts mirroring to a new image, if no job runs, full or shallow, in a random mode. While requests run it may be told
   /// to pivot.
   void start_mirroring();
+  /// Starts committing layers into a lower one, if no job runs, from the active one or from one in the middle.
+  void start_committing();
   /// Waits for the job, if there is one. A mirror is told to end in one of its ways; a finished copy reads as the disk.
   void finish_job();
   void toggle_copy_on_read();
@@ -89,15 +92,22 @@ class disk_world {
   /// A new medium: an image of random format and geometry over the one called `below`, or over nothing.
   void add_image(std::uint64_t size, const std::string& below);
   /// The newest medium and what its headers name below it.
-  std::unique_ptr<disk> open_newest(disk_settings how);
-  std::shared_ptr<layer> open_layer(std::size_t index, bool writable);
+  std::unique_ptr<disk> open_newest(disk_settings how) {
+    return open_from(media_.size() - 1, std::move(how));
+  }
+  /// The same for an older medium.
+  std::unique_ptr<disk> open_from(std::size_t newest, disk_settings how);
+  task<outcome<std::shared_ptr<layer>>> open_one(std::size_t index, bool writable);
+  task<outcome<std::shared_ptr<layer>>> open_anew(std::string name, bool writable);
   void inject_errors(bool on);
+  void apply_errors(bool on);
   task<void> cut_link();
   bool may_fail() const noexcept;
   void run_job(std::unique_ptr<job> created);
   void tell_job_to_end();
   void take_result();
-  void compare_copy();
+  void compare_copy(std::size_t newest);
+  bool has_two_phases() const;
   template <class T>
   T run(task<T> work) {
     return run_simulation(io_, clock_, std::move(work));
@@ -117,14 +127,16 @@ class disk_world {
   worker_pool workers_;
   remote_link link_;
   bool all_remote_ = false;
+  bool injects_errors_ = false;
   power_supply power_;
   std::vector<medium> media_;
   guest_oracle oracle_;
   std::unique_ptr<disk> disk_;
   std::unique_ptr<job> job_;
   bool job_ended_ = false;
-  bool pivots_ = false;      // the mirror was told to complete
-  bool keeps_copy_ = false;  // it was told to finish
+  std::optional<std::size_t> commit_base_;  // of an active commit: the medium
+  bool pivots_ = false;                     // the job was told to complete
+  bool keeps_copy_ = false;                 // it was told to finish
 };
 
 }  // namespace weir::test

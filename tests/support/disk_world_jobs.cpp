@@ -1,4 +1,5 @@
 // Jobs beside the requests of a disk_world.
+#include "engine/jobs/commit.hpp"
 #include "engine/jobs/mirror_job.hpp"
 #include "engine/jobs/stream_job.hpp"
 #include "tests/support/disk_world.hpp"
@@ -54,19 +55,51 @@ void disk_world::start_mirroring() {
   inject_errors(true);
   job_settings settings;
   settings.id = "mirror";
-  run_job(std::make_unique<mirror_job>(*disk_, std::move(target), settings, options));
+  run_job(std::make_unique<mirror_job>(*disk_, std::move(target), settings, std::move(options)));
+}
+
+task<outcome<std::shared_ptr<layer>>> disk_world::open_anew(std::string name, bool writable) {
+  apply_errors(false);
+  auto opened = co_await open_one(index_of(name), writable);
+  apply_errors(injects_errors_);
+  if (!opened) co_return failure{errc::closed, "the power is off"};
+  co_return opened;
+}
+
+void disk_world::start_committing() {
+  const std::size_t depth = disk_->chain().depth();
+  if (job_ || depth == 1) return;
+  commit_options options;
+  options.top_depth = draw(depth - 1);
+  options.base_depth = options.top_depth + 1 + draw(depth - 1 - options.top_depth);
+  const layer& base = *disk_->chain().at(options.base_depth);
+  // The guest's disk would become longer.
+  if (options.top_depth == 0 && base.image->virtual_size() > disk_->size()) return;
+  if (options.top_depth > 0) options.backing_name = base.model.source.path;
+  options.open = [this](const layer_model& model, bool writable) {
+    return open_anew(model.source.path, writable);
+  };
+  commit_base_ = options.top_depth == 0 ? std::optional(index_of(base.model.source.path)) : std::nullopt;
+  job_settings settings;
+  settings.id = "commit";
+  auto made = run(make_commit_job(*disk_, settings, std::move(options)));
+  EXPECT_TRUE(made.has_value() || may_fail()) << made.error().what;
+  if (made) run_job(std::move(*made));
+}
+
+bool disk_world::has_two_phases() const {
+  return job_->type() == job_type::mirror || (job_->type() == job_type::commit && commit_base_);
 }
 
 void disk_world::tell_job_to_end() {
-  if (!job_ || job_->type() != job_type::mirror || draw(3) != 0) return;
+  if (!job_ || !has_two_phases() || draw(3) != 0) return;
   if (job_->status() == job_status::ready && !keeps_copy_) pivots_ = job_->complete().has_value();
 }
 
 void disk_world::finish_job() {
   if (!job_) return;
   const auto ready_or_over = [this] { return job_ended_ || job_->status() == job_status::ready; };
-  const bool is_mirror = job_->type() == job_type::mirror;
-  if (is_mirror && !pivots_) {
+  if (has_two_phases() && !pivots_) {
     const bool gives_up = draw(4) == 0;
     if (!gives_up) run_simulation_until(io_, clock_, ready_or_over);
     if (gives_up) {
@@ -94,6 +127,8 @@ void disk_world::live_a_step(std::uint64_t kinds) {
       return open();
     case 4:
       return check_content();
+    case 5:
+      return start_committing();
     default:
       return run_requests();
   }
@@ -103,24 +138,27 @@ void disk_world::live_a_step(std::uint64_t kinds) {
 void disk_world::take_result() {
   const failure error = job_->error();
   const bool failed = !error.what.empty();
-  const bool was_mirror = job_->type() == job_type::mirror;
-  const bool was_cancelled = was_mirror && !pivots_ && !keeps_copy_;
+  const bool two_phases = has_two_phases();
+  const bool was_cancelled = two_phases && !pivots_ && !keeps_copy_;
   EXPECT_TRUE(!failed || was_cancelled || may_fail()) << error.what;
+  const std::size_t copy = job_->type() == job_type::commit && two_phases ? *commit_base_ : media_.size() - 1;
+  const bool is_new = job_->type() == job_type::mirror;
   job_.reset();
-  if (!was_mirror) return;
-  if (keeps_copy_ && !failed && disk_) compare_copy();
+  if (!two_phases) return;
+  if (keeps_copy_ && !failed && disk_ && power_.on()) compare_copy(copy);
   // The newest medium is opened as the active layer.
-  const bool pivoted = disk_->chain().active().model.source.path == layer_name(media_.size() - 1);
+  const bool pivoted = disk_->chain().active().model.source.path == layer_name(copy);
   EXPECT_EQ(pivoted, pivots_ && !failed);
-  if (!pivoted) media_.pop_back();
+  if (pivoted) media_.resize(copy + 1);
+  if (!pivoted && is_new) media_.pop_back();
 }
 
-void disk_world::compare_copy() {
+void disk_world::compare_copy(std::size_t newest) {
   inject_errors(false);
   std::vector<std::byte> own(disk_->size());
   std::vector<std::byte> copied(disk_->size());
   ASSERT_TRUE(run(disk_->read(0, own)));
-  const std::unique_ptr<disk> copy = open_newest({.name = "copy"});
+  const std::unique_ptr<disk> copy = open_from(newest, {.name = "copy", .read_only = true});
   ASSERT_TRUE(run(copy->read(0, copied)));
   EXPECT_TRUE(own == copied) << "the copy differs from the disk";
   ASSERT_TRUE(run(copy->close()));
