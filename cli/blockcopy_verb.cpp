@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
-#include <filesystem>
 #include <utility>
 
 namespace weir::cli {
@@ -60,12 +59,6 @@ outcome<std::string> copy_mode_of(const given_options& given) {
   return usage_failure("--copy-mode wants auto, background or write-blocking");
 }
 
-/// The server may run in another folder.
-std::string absolute_name(const std::string& image) {
-  const bool is_path = !image.starts_with("json:") && !image.starts_with("fd:") && !image.contains("://");
-  return is_path ? std::filesystem::absolute(image).string() : image;
-}
-
 outcome<json::object> read_arguments(const given_options& given) {
   const auto dest = given.value("dest");
   if (!dest) return usage_failure("--dest IMAGE is missing");
@@ -73,7 +66,7 @@ outcome<json::object> read_arguments(const given_options& given) {
   if (sync.has_error()) return sync.error();
   const auto mode = copy_mode_of(given);
   if (mode.has_error()) return mode.error();
-  json::object arguments{{"target", absolute_name(*dest)},
+  json::object arguments{{"target", absolute_image_name(*dest)},
                          {"sync", *sync},
                          {"mode", given.has("reuse-external") ? "existing" : "absolute-paths"},
                          {"copy-mode", *mode}};

@@ -16,6 +16,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <limits>
 #include <utility>
 
@@ -198,6 +199,11 @@ outcome<std::optional<std::int64_t>> read_bandwidth(const given_options& given) 
                          "' is neither MiB/s as a number nor bytes/s with K, M, G or T");
   }
   return std::optional(static_cast<std::int64_t>(*bytes));
+}
+
+std::string absolute_image_name(const std::string& image) {
+  const bool is_path = !image.starts_with("json:") && !image.starts_with("fd:") && !image.contains("://");
+  return is_path ? std::filesystem::absolute(image).string() : image;
 }
 
 }  // namespace weir::cli

@@ -69,4 +69,7 @@ outcome<std::string> resolve_disk(control_connection& server, const std::optiona
 /// `--bandwidth`: MiB/s as a plain number, bytes/s with a suffix. Errors: usage.
 outcome<std::optional<std::int64_t>> read_bandwidth(const given_options& given);
 
+/// An IMAGE for the server, which may run in another folder: paths are made absolute.
+std::string absolute_image_name(const std::string& image);
+
 }  // namespace weir::cli

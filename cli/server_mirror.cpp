@@ -1,5 +1,5 @@
 // Mirror jobs of a server.
-#include "cli/mirror_target.hpp"
+#include "cli/copy_target.hpp"
 #include "cli/server.hpp"
 #include "engine/jobs/mirror_job.hpp"
 
@@ -24,21 +24,23 @@ task<outcome<void>> server::start_mirror(mirror_request request) {
   disk* const source = find_disk(request.disk);
   if (source == nullptr)
     co_return failure{errc::out_of_range, "no disk '" + request.disk + "' is served here"};
-  const std::string id = request.settings.id;
-  if (auto allowed = jobs_.may_start(id, request.disk); allowed.has_error()) co_return allowed;
-  if (auto found = find_base(*source, request); found.has_error()) co_return found;
-  auto target = co_await open_mirror_target(host_, *source, request, request_.image.storage);
-  if (target.has_error()) co_return target.error();
-  // Another job may have come while the target was opened.
-  if (auto allowed = jobs_.may_start(id, request.disk); allowed.has_error()) {
-    static_cast<void>(co_await close_disk(**target));
+  if (auto allowed = jobs_.may_start(request.settings.id, request.disk); allowed.has_error())
     co_return allowed;
-  }
+  if (auto found = find_base(*source, request); found.has_error()) co_return found;
+  // Opening the target takes turns in which another job could come.
+  job_manager::reservation reserved = jobs_.reserve(request.disk);
+  copy_target_request wanted{
+      .target = request.target, .format = request.format, .existing = request.existing};
+  if (request.options.sync == mirror_sync::top) wanted.layers = request.options.base_depth;
+  auto opened = co_await open_copy_target(host_, *source, std::move(wanted), request_.image.storage);
+  if (opened.has_error()) co_return opened.error();
+  request.options.target_is_zero = request.options.target_is_zero || opened->is_zero;
+  reserved.end();
   if (request_.update_xml) {
     request.options.chain_changed = [this](const disk& changed) { return write_chain_back(changed); };
   }
-  co_return jobs_.start(std::make_unique<mirror_job>(*source, std::move(*target), std::move(request.settings),
-                                                     std::move(request.options)));
+  co_return jobs_.start(std::make_unique<mirror_job>(
+      *source, std::move(opened->target), std::move(request.settings), std::move(request.options)));
 }
 
 std::optional<mirror_model> server::mirror_of(const disk& source) {

@@ -10,6 +10,7 @@ namespace weir::cli {
 
 // One file per verb, cli/NAME_verb.cpp; the smallest are in cli/runtime_verbs.cpp.
 verb bitmap_verb();
+verb backup_verb();
 verb blockcommit_verb();
 verb blockcopy_verb();
 verb blockjob_verb();

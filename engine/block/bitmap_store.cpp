@@ -82,7 +82,7 @@ void bitmap_store::record(byte_range range) noexcept {
   }
 }
 
-outcome<void> bitmap_store::add(std::string name, std::uint64_t granularity, bool enabled) {
+outcome<void> bitmap_store::add(std::string name, std::uint64_t granularity, bool enabled, bool persistent) {
   if (find(name) != nullptr) return refuse(name, "exists already");
   const std::string why = do_refuse(name, granularity);
   if (!why.empty()) return refuse(name, why);
@@ -90,9 +90,12 @@ outcome<void> bitmap_store::add(std::string name, std::uint64_t granularity, boo
   if (!fits_memory) return fits_memory;
   kept_bitmap made{.name = std::move(name), .granularity = granularity, .enabled = enabled, .changed = true};
   made.bits.emplace(disk_size(), granularity);
+  made.transient = !persistent;
   loaded_bytes_ += bytes_of(granularity);
-  bitmaps_.push_back(std::move(made));
-  set_changed_ = true;
+  // Those that are kept come first: what is stored is a prefix.
+  const auto behind = std::ranges::find(bitmaps_, true, &kept_bitmap::transient);
+  bitmaps_.insert(persistent ? behind : bitmaps_.end(), std::move(made));
+  set_changed_ = set_changed_ || persistent;
   marked_ = false;
   return outcome<void>{};
 }
@@ -101,8 +104,8 @@ outcome<void> bitmap_store::remove(std::string_view name) {
   const auto found = std::ranges::find(bitmaps_, name, &kept_bitmap::name);
   if (found == bitmaps_.end()) return refuse(name, "does not exist");
   if (found->bits) loaded_bytes_ -= bytes_of(found->granularity);
+  set_changed_ = set_changed_ || !found->transient;
   bitmaps_.erase(found);
-  set_changed_ = true;
   return outcome<void>{};
 }
 
@@ -185,12 +188,14 @@ void bitmap_store::forget_changes() noexcept {
 }
 
 task<outcome<void>> bitmap_store::store() {
+  const auto behind = std::ranges::find(bitmaps_, true, &kept_bitmap::transient);
+  const std::span<kept_bitmap> kept(bitmaps_.begin(), behind);
   const bool any = std::ranges::any_of(
-      bitmaps_, [](const kept_bitmap& each) { return each.changed || (each.in_use && !each.inconsistent); });
+      kept, [](const kept_bitmap& each) { return each.changed || (each.in_use && !each.inconsistent); });
   if (!any && !set_changed_) co_return outcome<void>{};
-  const outcome<void> done = co_await do_store(bitmaps_);
+  const outcome<void> done = co_await do_store(kept);
   if (!done) co_return done;
-  for (kept_bitmap& each : bitmaps_) {
+  for (kept_bitmap& each : kept) {
     each.changed = false;
     each.in_use = each.in_use && each.inconsistent;
   }

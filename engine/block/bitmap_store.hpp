@@ -36,6 +36,7 @@ struct kept_bitmap {
   bool inconsistent = false;                        ///< its bits mean nothing: damaged, or in use at open
   bool in_use = false;                              ///< marked so on the storage
   bool changed = false;                             ///< to be written by store()
+  bool transient = false;                           ///< never on the storage: gone with the opened image
   std::optional<dirty_bitmap> bits = std::nullopt;  ///< once loaded
 };
 
@@ -65,7 +66,7 @@ class bitmap_store {
 
   /// A bitmap without set bits. Errors: a name that is taken or too long, a granularity the format cannot keep,
   /// too many bitmaps, most_bytes.
-  outcome<void> add(std::string name, std::uint64_t granularity, bool enabled);
+  outcome<void> add(std::string name, std::uint64_t granularity, bool enabled, bool persistent = true);
   outcome<void> remove(std::string_view name);
   /// The bits, for looking. The pointer is good until the bitmap is removed or another one added.
   task<outcome<const dirty_bitmap*>> load(std::string name);
@@ -107,7 +108,7 @@ class bitmap_store {
   virtual task<outcome<dirty_bitmap>> do_load(const kept_bitmap& wanted) = 0;
   /// Marks every stored bitmap that is enabled, or every one, as in use, and sets in_use in those; durable on return.
   virtual task<result<void>> do_mark(std::span<kept_bitmap> bitmaps, bool all) = 0;
-  /// The storage has exactly `bitmaps` afterwards, durably: bits of those changed, the others as they are.
+  /// The storage has exactly `bitmaps`, of which none is transient, afterwards, durably: bits of those changed, the others as they are.
   virtual task<outcome<void>> do_store(std::span<const kept_bitmap> bitmaps) = 0;
 
   failure refuse(std::string_view name, std::string_view why) const;

@@ -9,6 +9,12 @@ namespace {
 
 constexpr std::array table{
     qmp_command{"block-commit", run_block_commit},
+    qmp_command{"block-dirty-bitmap-add", run_block_dirty_bitmap_add},
+    qmp_command{"block-dirty-bitmap-clear", run_block_dirty_bitmap_clear},
+    qmp_command{"block-dirty-bitmap-disable", run_block_dirty_bitmap_disable},
+    qmp_command{"block-dirty-bitmap-enable", run_block_dirty_bitmap_enable},
+    qmp_command{"block-dirty-bitmap-merge", run_block_dirty_bitmap_merge},
+    qmp_command{"block-dirty-bitmap-remove", run_block_dirty_bitmap_remove},
     qmp_command{"block-export-add", run_block_export_add},
     qmp_command{"block-export-del", run_block_export_del},
     qmp_command{"block-job-cancel", run_block_job_cancel},
@@ -19,7 +25,9 @@ constexpr std::array table{
     qmp_command{"block-job-resume", run_block_job_resume},
     qmp_command{"block-job-set-speed", run_block_job_set_speed},
     qmp_command{"block-stream", run_block_stream},
+    qmp_command{"blockdev-backup", run_blockdev_backup},
     qmp_command{"blockdev-mirror", run_blockdev_mirror},
+    qmp_command{"drive-backup", run_drive_backup},
     qmp_command{"drive-mirror", run_drive_mirror},
     qmp_command{"job-cancel", run_job_cancel},
     qmp_command{"job-complete", run_job_complete},

@@ -37,6 +37,14 @@ task<qmp_reply> run_quit(engine_control& engine, const boost::json::object& argu
 
 task<qmp_reply> run_block_stream(engine_control& engine, const boost::json::object& arguments);
 task<qmp_reply> run_blockdev_mirror(engine_control& engine, const boost::json::object& arguments);
+task<qmp_reply> run_block_dirty_bitmap_add(engine_control& engine, const boost::json::object& arguments);
+task<qmp_reply> run_block_dirty_bitmap_clear(engine_control& engine, const boost::json::object& arguments);
+task<qmp_reply> run_block_dirty_bitmap_disable(engine_control& engine, const boost::json::object& arguments);
+task<qmp_reply> run_block_dirty_bitmap_enable(engine_control& engine, const boost::json::object& arguments);
+task<qmp_reply> run_block_dirty_bitmap_merge(engine_control& engine, const boost::json::object& arguments);
+task<qmp_reply> run_block_dirty_bitmap_remove(engine_control& engine, const boost::json::object& arguments);
+task<qmp_reply> run_blockdev_backup(engine_control& engine, const boost::json::object& arguments);
+task<qmp_reply> run_drive_backup(engine_control& engine, const boost::json::object& arguments);
 task<qmp_reply> run_block_commit(engine_control& engine, const boost::json::object& arguments);
 task<qmp_reply> run_drive_mirror(engine_control& engine, const boost::json::object& arguments);
 task<qmp_reply> run_block_job_set_speed(engine_control& engine, const boost::json::object& arguments);

@@ -4,6 +4,7 @@
 #include "engine/base/error.hpp"
 #include "engine/base/task.hpp"
 #include "engine/block/disk.hpp"
+#include "engine/jobs/backup_job.hpp"
 #include "engine/jobs/job_manager.hpp"
 #include "engine/jobs/mirror_job.hpp"
 #include "engine/nbd/listener.hpp"
@@ -92,6 +93,16 @@ struct commit_request {
   bool deletes = false;                     ///< the files of the layers that are merged go, once all is well
 };
 
+/// One backup job as asked for.
+struct backup_request {
+  job_settings settings;
+  std::string disk;
+  std::string target;     ///< an IMAGE, as users name them
+  std::string format;     ///< empty: that of the active layer; of an export: raw
+  bool existing = false;  ///< the target is there; otherwise it is made, and gets its name once it is whole
+  backup_options options;
+};
+
 class engine_control {
  public:
   virtual ~engine_control() = default;
@@ -105,6 +116,8 @@ class engine_control {
   virtual outcome<void> start_stream(stream_request request) = 0;
   /// Opens or makes the target first.
   virtual task<outcome<void>> start_mirror(mirror_request request) = 0;
+  /// Opens or makes the target first.
+  virtual task<outcome<void>> start_backup(backup_request request) = 0;
   /// Opens the base for writing first.
   virtual task<outcome<void>> start_commit(commit_request request) = 0;
   /// The domain XML with every chain as it is now. Errors: not_supported without a domain.

@@ -46,7 +46,7 @@ class commit_session {
     co_await disk_.drain();
     outcome<void> done = co_await reopen(base_, true);
     if (done) done = co_await fit_base();
-    if (!done && base_->image->writable()) {
+    if (!done && base_->image->writable() && is_locked(*base_)) {
       static_cast<void>(co_await reopen(base_, false));
     }
     disk_.resume();
@@ -70,7 +70,7 @@ class commit_session {
     if (opens) done = co_await reopen(above, true);
     if (done) done = co_await record_base(*above);
     if (done) drop_between(above);
-    if (opens && above->image->writable()) {
+    if (opens && above->image->writable() && is_locked(*above)) {
       const outcome<void> closed = co_await reopen(above, false);
       if (done) done = closed;
     }
@@ -90,7 +90,7 @@ class commit_session {
   task<void> clean_up() {
     const layer_list layers = disk_.chain().layers();
     const bool below = contains(layers, base_) && layers.front() != base_;
-    if (below && base_->image->writable()) {
+    if (below && base_->image->writable() && is_locked(*base_)) {
       co_await disk_.drain();
       static_cast<void>(co_await reopen(base_, false));
       disk_.resume();
@@ -107,15 +107,29 @@ class commit_session {
     return static_cast<std::size_t>(std::ranges::find(layers, wanted) - layers.begin());
   }
 
+  /// Open for writing, it keeps others from opening it: exports of servers may as well stay so.
+  static bool is_locked(const layer& which) { return which.model.source.type != "network"; }
+
   void put_in_place(const std::shared_ptr<layer>& old, const std::shared_ptr<layer>& fresh) {
     layer_list layers = disk_.chain().layers();
     std::ranges::replace(layers, old, fresh);
     static_cast<void>(disk_.exchange_layers(std::move(layers)));
   }
 
-  /// Opens a layer anew; its lock allows no second opening beside the first. Precondition: drained.
+  /// Opens a layer anew. Precondition: drained.
   task<outcome<void>> reopen(std::shared_ptr<layer>& which, bool writable) {
     const std::shared_ptr<layer> old = which;
+    if (writable) {
+      // Beside the old one, if nothing is locked: a server that has gone must not take the layer with it.
+      const outcome<std::shared_ptr<layer>> second = co_await options_.open(old->model, true);
+      if (second) {
+        static_cast<void>(co_await old->image->close());
+        (*second)->model = old->model;
+        put_in_place(old, *second);
+        which = *second;
+        co_return outcome<void>{};
+      }
+    }
     const result<void> closed = co_await old->image->close();
     outcome<std::shared_ptr<layer>> fresh = co_await options_.open(old->model, writable);
     outcome<void> done;

@@ -14,7 +14,7 @@ void live_one_life(world_settings settings) {
   SCOPED_TRACE(world.description());
   world.open();
   const std::uint64_t steps = 4 + world.random()() % 12;
-  for (std::uint64_t step = 0; step < steps; ++step) world.live_a_step(13);
+  for (std::uint64_t step = 0; step < steps; ++step) world.live_a_step(14);
   world.check_content();
   world.close();
   world.check_content();

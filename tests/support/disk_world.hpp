@@ -56,6 +56,8 @@ class disk_world {
   void start_mirroring();
   /// Starts committing layers into a lower one, if no job runs, from the active one or from one in the middle.
   void start_committing();
+  /// Starts a backup to a new image, if no job runs, full or shallow, maybe compressed.
+  void start_backup();
   /// Waits for the job, if there is one. A mirror is told to end in one of its ways; a finished copy reads as the disk.
   void finish_job();
   void toggle_copy_on_read();
@@ -106,7 +108,9 @@ class disk_world {
   void run_job(std::unique_ptr<job> created);
   void tell_job_to_end();
   void take_result();
-  void compare_copy(std::size_t newest);
+  /// The medium `newest`, with what it stands on, reads as `wanted`.
+  void compare_copy(std::size_t newest, const std::vector<std::byte>& wanted);
+  std::vector<std::byte> disk_content();
   bool has_two_phases() const;
   template <class T>
   T run(task<T> work) {
@@ -137,6 +141,8 @@ class disk_world {
   std::optional<std::size_t> commit_base_;  // of an active commit: the medium
   bool pivots_ = false;                     // the job was told to complete
   bool keeps_copy_ = false;                 // it was told to finish
+  bool was_given_up_ = false;               // it was told to cancel
+  std::vector<std::byte> backup_content_;   // of the disk when the backup began
 };
 
 }  // namespace weir::test

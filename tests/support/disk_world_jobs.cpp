@@ -1,4 +1,5 @@
 // Jobs beside the requests of a disk_world.
+#include "engine/jobs/backup_job.hpp"
 #include "engine/jobs/commit.hpp"
 #include "engine/jobs/mirror_job.hpp"
 #include "engine/jobs/stream_job.hpp"
@@ -16,6 +17,7 @@ void disk_world::run_job(std::unique_ptr<job> created) {
   job_ended_ = false;
   pivots_ = false;
   keeps_copy_ = false;
+  was_given_up_ = false;
   start_task(io_.get_executor(), job_->run(), [this](std::exception_ptr thrown) {
     job_ended_ = true;
     if (thrown) std::rethrow_exception(thrown);
@@ -61,6 +63,11 @@ void disk_world::start_mirroring() {
 task<outcome<std::shared_ptr<layer>>> disk_world::open_anew(std::string name, bool writable) {
   apply_errors(false);
   auto opened = co_await open_one(index_of(name), writable);
+  while (!opened && power_.on()) {
+    // The link was cut meanwhile.
+    link_.heal();
+    opened = co_await open_one(index_of(name), writable);
+  }
   apply_errors(injects_errors_);
   if (!opened) co_return failure{errc::closed, "the power is off"};
   co_return opened;
@@ -87,6 +94,27 @@ void disk_world::start_committing() {
   if (made) run_job(std::move(*made));
 }
 
+void disk_world::start_backup() {
+  if (job_) return;
+  inject_errors(false);
+  backup_content_.resize(disk_->size());
+  ASSERT_TRUE(run(disk_->read(0, backup_content_)));
+  backup_options options;
+  const bool shallow = disk_->chain().depth() > 1 && draw(3) == 0;
+  if (shallow) options.sync = backup_sync::top;
+  add_image(disk_->size(), shallow ? disk_->chain().at(1)->model.source.path : std::string());
+  options.target_is_zero = !shallow;
+  auto target = open_newest({.name = "target"});
+  options.encode = target->encoding().has_value() && draw(2) == 0;
+  inject_errors(true);
+  job_settings settings;
+  settings.id = "backup";
+  auto created = std::make_unique<backup_job>(*disk_, std::move(target), settings, std::move(options));
+  ASSERT_TRUE(run(created->prepare()));
+  created->begin();
+  run_job(std::move(created));
+}
+
 bool disk_world::has_two_phases() const {
   return job_->type() == job_type::mirror || (job_->type() == job_type::commit && commit_base_);
 }
@@ -110,6 +138,8 @@ void disk_world::finish_job() {
       keeps_copy_ = job_->finish().has_value();
     }
   }
+  const bool gives_up_backup = job_->type() == job_type::backup && draw(4) == 0;
+  was_given_up_ = gives_up_backup && job_->cancel().has_value();
   run_simulation_until(io_, clock_, [this] { return job_ended_; });
   take_result();
 }
@@ -129,6 +159,8 @@ void disk_world::live_a_step(std::uint64_t kinds) {
       return check_content();
     case 5:
       return start_committing();
+    case 6:
+      return start_backup();
     default:
       return run_requests();
   }
@@ -139,13 +171,18 @@ void disk_world::take_result() {
   const failure error = job_->error();
   const bool failed = !error.what.empty();
   const bool two_phases = has_two_phases();
-  const bool was_cancelled = two_phases && !pivots_ && !keeps_copy_;
+  const bool was_cancelled = was_given_up_ || (two_phases && !pivots_ && !keeps_copy_);
   EXPECT_TRUE(!failed || was_cancelled || may_fail()) << error.what;
   const std::size_t copy = job_->type() == job_type::commit && two_phases ? *commit_base_ : media_.size() - 1;
   const bool is_new = job_->type() == job_type::mirror;
+  const bool was_backup = job_->type() == job_type::backup;
   job_.reset();
+  if (was_backup) {
+    if (!failed && power_.on()) compare_copy(copy, backup_content_);
+    media_.pop_back();
+  }
   if (!two_phases) return;
-  if (keeps_copy_ && !failed && disk_ && power_.on()) compare_copy(copy);
+  if (keeps_copy_ && !failed && disk_ && power_.on()) compare_copy(copy, disk_content());
   // The newest medium is opened as the active layer.
   const bool pivoted = disk_->chain().active().model.source.path == layer_name(copy);
   EXPECT_EQ(pivoted, pivots_ && !failed);
@@ -153,14 +190,20 @@ void disk_world::take_result() {
   if (!pivoted && is_new) media_.pop_back();
 }
 
-void disk_world::compare_copy(std::size_t newest) {
+std::vector<std::byte> disk_world::disk_content() {
   inject_errors(false);
-  std::vector<std::byte> own(disk_->size());
-  std::vector<std::byte> copied(disk_->size());
-  ASSERT_TRUE(run(disk_->read(0, own)));
+  std::vector<std::byte> content(disk_->size());
+  EXPECT_TRUE(run(disk_->read(0, content)));
+  inject_errors(true);
+  return content;
+}
+
+void disk_world::compare_copy(std::size_t newest, const std::vector<std::byte>& wanted) {
+  inject_errors(false);
+  std::vector<std::byte> copied(wanted.size());
   const std::unique_ptr<disk> copy = open_from(newest, {.name = "copy", .read_only = true});
   ASSERT_TRUE(run(copy->read(0, copied)));
-  EXPECT_TRUE(own == copied) << "the copy differs from the disk";
+  EXPECT_TRUE(wanted == copied) << "the copy differs from the disk";
   ASSERT_TRUE(run(copy->close()));
   inject_errors(true);
 }

@@ -1,4 +1,4 @@
-#include "cli/mirror_target.hpp"
+#include "cli/copy_target.hpp"
 
 #include "cli/image_options.hpp"
 #include "cli/new_image.hpp"
@@ -12,8 +12,9 @@
 namespace weir::cli {
 namespace {
 
-/// Makes the target, empty.
-task<outcome<void>> make_target(engine_host& host, const disk& source, const mirror_request& request) {
+/// Makes the target, empty, under its temporary name.
+task<outcome<std::unique_ptr<new_image>>> make_target(engine_host& host, const disk& source,
+                                                      const copy_target_request& request) {
   const auto path = path_to_make(request.target);
   if (path.has_error()) co_return path.error();
   if (::access(path->c_str(), F_OK) == 0) {
@@ -23,8 +24,8 @@ task<outcome<void>> make_target(engine_host& host, const disk& source, const mir
   if (format.has_error()) co_return format.error();
   image_create_options options;
   options.virtual_size = source.size();
-  const std::size_t shared = request.options.base_depth;
-  if (request.options.sync == mirror_sync::top && shared < source.chain().depth()) {
+  const std::size_t shared = request.layers;
+  if (shared < source.chain().depth()) {
     if (!(*format)->can_have_backing) {
       co_return make_failure(
           errc::unsupported_feature, *path,
@@ -34,9 +35,7 @@ task<outcome<void>> make_target(engine_host& host, const disk& source, const mir
     options.backing =
         backing_reference{describe(below.model.source), std::string(below.image->format()), false};
   }
-  auto made = co_await new_image::create(host, *path, **format, std::move(options));
-  if (made.has_error()) co_return made.error();
-  co_return (*made)->put_in_place();
+  co_return co_await new_image::create(host, *path, **format, std::move(options));
 }
 
 outcome<void> check_size(const disk& source, const disk& target) {
@@ -48,8 +47,9 @@ outcome<void> check_size(const disk& source, const disk& target) {
 
 }  // namespace
 
-task<outcome<std::unique_ptr<disk>>> open_mirror_target(engine_host& host, const disk& source,
-                                                        mirror_request& request, opener_settings storage) {
+task<outcome<copy_target>> open_copy_target(engine_host& host, const disk& source,
+                                            copy_target_request request, opener_settings storage) {
+  copy_target opened;
   const auto named = parse_image_name(request.target);
   if (named.has_error()) co_return named.error();
   const bool remote = named->source.type == "network";
@@ -57,7 +57,14 @@ task<outcome<std::unique_ptr<disk>>> open_mirror_target(engine_host& host, const
   if (request.format.empty() && remote) request.format = "raw";
   if (request.format.empty() && makes) request.format = source.chain().active().image->format();
   if (makes) {
-    if (auto made = co_await make_target(host, source, request); made.has_error()) co_return made.error();
+    auto made = co_await make_target(host, source, request);
+    if (made.has_error()) co_return made.error();
+    if (request.unfinished) {
+      opened.unfinished = std::move(*made);
+      request.target = opened.unfinished->temporary_path();
+    } else if (auto placed = (*made)->put_in_place(); placed.has_error()) {
+      co_return placed.error();
+    }
   }
   image_settings settings;
   settings.format = request.format;
@@ -69,11 +76,12 @@ task<outcome<std::unique_ptr<disk>>> open_mirror_target(engine_host& host, const
       target.has_error() ? outcome<void>(target.error()) : check_size(source, **target);
   if (fits.has_error()) {
     if (target.has_value()) static_cast<void>(co_await close_disk(**target));
-    if (makes) ::unlink(named->source.path.c_str());
+    if (makes && !request.unfinished) ::unlink(named->source.path.c_str());
     co_return fits.error();
   }
-  if (makes && (*target)->chain().depth() == 1) request.options.target_is_zero = true;
-  co_return target;
+  opened.is_zero = makes && (*target)->chain().depth() == 1;
+  opened.target = std::move(*target);
+  co_return opened;
 }
 
 }  // namespace weir::cli
