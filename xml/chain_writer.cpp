@@ -113,7 +113,7 @@ void write_head(pugi::xml_node disk, const layer_model& head, const kept_layers&
   if (!stays) {
     const string blanks = indent_of_children(disk);
     remove_children(disk, "source");
-    pugi::xml_node source = insert_into_disk(disk, "source");
+    const pugi::xml_node source = insert_into_disk(disk, "source");
     kept.fill_source(source, head);
     if (!blanks.empty()) indent_inside(source, blanks);
     pugi::xml_attribute type = disk.attribute("type");
@@ -148,7 +148,7 @@ void write_chain(pugi::xml_node disk, const std::vector<layer_model>& layers, bo
   if (layers.size() == 1 && !terminated) return;
   // Nested below a place holder, whose child is the real element.
   pugi::xml_document scratch;
-  pugi::xml_node holder = scratch.append_child("holder");
+  const pugi::xml_node holder = scratch.append_child("holder");
   append_chain(holder, layers, terminated, kept);
   pugi::xml_node element = insert_into_disk(disk, "backingStore");
   const pugi::xml_node made = holder.first_child();

@@ -168,7 +168,7 @@ string domain_document::content::write_disk(const disk_entry& entry, xml_view vi
   const bool single_quotes = before.find('\'') <= before.find('"');
   if (view == xml_view::inactive) {
     pugi::xml_document copy;
-    pugi::xml_node disk = copy.append_copy(entry.node);
+    const pugi::xml_node disk = copy.append_copy(entry.node);
     if (xml::strip_live_parts(disk)) return print(disk, single_quotes);
   }
   return entry.touched ? print(entry.node, single_quotes) : string(before);

@@ -45,7 +45,7 @@ void kept_layers::keep(const std::vector<layer_model>& models, const std::vector
   for (std::size_t i = 0; i < models.size(); ++i) {
     kept layer{.model = models[i], .container = {}, .source = {}};
     if (is_named(nodes[i].container, "backingStore")) {
-      layer.container = copy_without_chain(nodes[i].container, copies_);
+      layer.container = copy_without_chain(nodes[i].container, copies_.root());
       layer.source = layer.container.child("source");
     } else if (nodes[i].source) {
       layer.source = copies_.append_copy(nodes[i].source);
@@ -84,7 +84,7 @@ pugi::xml_node kept_layers::append_backing_store(pugi::xml_node parent, const la
   if (!format) format = element.prepend_child("format");
   put_attribute(format, "type", layer.format);
   if (!element.child("source")) {
-    pugi::xml_node source = element.insert_child_after("source", format);
+    const pugi::xml_node source = element.insert_child_after("source", format);
     fill_source(source, layer);
   }
   element.child("source").remove_attribute("index");  // of a layer that was a head

@@ -76,7 +76,7 @@ void read_network(pugi::xml_node node, layer_source& source, problem_log& log) {
 
 string pci_address(pugi::xml_node address) {
   const auto part = [&](const char* name) {
-    string text = address.attribute(name).value();
+    const string text = address.attribute(name).value();
     return text.starts_with("0x") ? text.substr(2) : text;
   };
   return part("domain") + ":" + part("bus") + ":" + part("slot") + "." + part("function");
@@ -172,7 +172,7 @@ void check_location(pugi::xml_node node, const layer_source& source, problem_log
 }
 
 void write_host(pugi::xml_node source, const network_host& host) {
-  pugi::xml_node node = source.append_child("host");
+  const pugi::xml_node node = source.append_child("host");
   put_attribute(node, "name", host.name);
   put_attribute(node, "port", host.port);
   put_attribute(node, "transport", host.transport);
@@ -180,7 +180,7 @@ void write_host(pugi::xml_node source, const network_host& host) {
 }
 
 void write_address(pugi::xml_node source, const string& address) {
-  pugi::xml_node node = source.append_child("address");
+  const pugi::xml_node node = source.append_child("address");
   const auto dot = address.rfind('.');
   const auto second = address.find(':', address.find(':') + 1);
   put_attribute(node, "domain", "0x" + address.substr(0, address.find(':')));
@@ -228,7 +228,7 @@ void write_location(pugi::xml_node source, const layer_source& location) {
 
 void write_slice(pugi::xml_node source, const std::optional<storage_slice>& slice) {
   if (!slice) return;
-  pugi::xml_node node = source.append_child("slices").append_child("slice");
+  const pugi::xml_node node = source.append_child("slices").append_child("slice");
   put_attribute(node, "type", "storage");
   put_attribute(node, "offset", std::to_string(slice->offset));
   put_attribute(node, "size", std::to_string(slice->size));
@@ -288,7 +288,7 @@ void write_source(pugi::xml_node source, const layer_model& layer) {
     pugi::xml_node store = source.append_child("dataStore");
     put_attribute(store, "type", data.source.type);
     put_attribute(store.append_child("format"), "type", data.format);
-    pugi::xml_node inner = store.append_child("source");
+    const pugi::xml_node inner = store.append_child("source");
     write_location(inner, data.source);
     write_slice(inner, data.slice);
   }

@@ -171,7 +171,7 @@ outcome<parsed_backing> gluster_driver(std::string_view driver, const json::obje
   const auto volume = text_of(from, "volume");
   const auto path = text_of(from, "path");
   if (!volume || !path) return wrong("gluster needs \"volume\", \"path\" and \"server\"");
-  if (parts_result added = add_servers(from, parsed->source, add_address); !added) return added.error();
+  if (const parts_result added = add_servers(from, parsed->source, add_address); !added) return added.error();
   if (parsed->source.hosts.empty()) return wrong("gluster needs a server");
   parsed->source.name = *volume + "/" + *path;
   return parsed;
@@ -201,7 +201,7 @@ outcome<parsed_backing> nbd_driver(std::string_view driver, const json::object& 
     source.hosts.push_back({.name = "", .port = "", .transport = "unix", .socket = *path});
     return parsed;
   }
-  if (parts_result added = add_server_or_host(from, source, add_address); !added) return added.error();
+  if (const parts_result added = add_server_or_host(from, source, add_address); !added) return added.error();
   return parsed;
 }
 
@@ -214,7 +214,7 @@ outcome<parsed_backing> rbd_driver(std::string_view driver, const json::object& 
   const auto image = text_of(from, "image");
   if (!pool || !image) return wrong("rbd needs \"pool\" and \"image\"");
   if (from.contains("server")) {
-    if (parts_result added = add_servers(from, parsed->source, add_inet); !added) return added.error();
+    if (const parts_result added = add_servers(from, parsed->source, add_inet); !added) return added.error();
   }
   parsed->source.name = *pool + "/" + *image;
   add_detail(from, "snapshot", "snapshot", parsed->source);
@@ -227,7 +227,8 @@ outcome<parsed_backing> ssh_driver(std::string_view driver, const json::object& 
   const auto path = text_of(from, "path");
   if (!path) return wrong("ssh needs \"path\" and a server");
   parsed->source.name = *path;
-  if (parts_result added = add_server_or_host(from, parsed->source, add_inet); !added) return added.error();
+  if (const parts_result added = add_server_or_host(from, parsed->source, add_inet); !added)
+    return added.error();
   add_detail(from, "user", "user", parsed->source);
   add_detail(from, "host_key_check", "host_key_check", parsed->source);
   return parsed;
@@ -239,7 +240,8 @@ outcome<parsed_backing> sheepdog_driver(std::string_view driver, const json::obj
   const auto vdi = text_of(from, "vdi");
   if (!vdi) return wrong("sheepdog needs \"vdi\"");
   parsed->source.name = *vdi;
-  if (parts_result added = add_one_server(from, parsed->source, add_address); !added) return added.error();
+  if (const parts_result added = add_one_server(from, parsed->source, add_address); !added)
+    return added.error();
   return parsed;
 }
 
@@ -248,7 +250,7 @@ outcome<parsed_backing> vxhs_driver(std::string_view driver, const json::object&
   const auto disk = text_of(from, "vdisk-id");
   if (!disk) return wrong("vxhs needs \"vdisk-id\"");
   parsed->source.name = *disk;
-  if (parts_result added = add_one_server(from, parsed->source, add_inet); !added) return added.error();
+  if (const parts_result added = add_one_server(from, parsed->source, add_inet); !added) return added.error();
   return parsed;
 }
 
@@ -259,7 +261,7 @@ outcome<parsed_backing> nfs_driver(std::string_view driver, const json::object& 
   const auto group = number_of(from, "group");
   if (!path || !user || !group) return wrong("nfs needs \"path\", \"server\", \"user\" and \"group\"");
   parsed->source.name = *path;
-  if (parts_result added = add_one_server(from, parsed->source, add_inet); !added) return added.error();
+  if (const parts_result added = add_one_server(from, parsed->source, add_inet); !added) return added.error();
   parsed->source.details = {{"user", "+" + std::to_string(*user)}, {"group", "+" + std::to_string(*group)}};
   return parsed;
 }

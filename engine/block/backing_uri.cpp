@@ -192,8 +192,10 @@ outcome<parsed_backing> parse_uri(std::string_view text) {
   source.type = "network";
   network_host host;
   uri_parts parts = split(text);
-  if (std::string why = parse_scheme(parts.scheme, source, host); !why.empty()) return malformed(text, why);
-  if (std::string why = parse_query(parts.query, source, host); !why.empty()) return malformed(text, why);
+  if (const std::string why = parse_scheme(parts.scheme, source, host); !why.empty())
+    return malformed(text, why);
+  if (const std::string why = parse_query(parts.query, source, host); !why.empty())
+    return malformed(text, why);
   if (const std::size_t at = parts.authority.rfind('@'); at != npos) {
     parsed.incomplete = true;
     if (!parse_user(parts.authority.substr(0, at), source.secrets))

@@ -73,7 +73,8 @@ result<void> disk::check_change(byte_range range) const {
 }
 
 task<result<void>> disk::notify_before(byte_range range, change_kind kind) {
-  for (std::size_t index = 0; index < observers_.size(); ++index) {
+  // Others may come and go while one is asked.
+  for (std::size_t index = 0; index < observers_.size(); ++index) {  // NOLINT(modernize-loop-convert)
     const result<void> allowed = co_await observers_[index]->before_change(range, kind);
     if (!allowed) co_return allowed;
   }
@@ -83,7 +84,7 @@ task<result<void>> disk::notify_before(byte_range range, change_kind kind) {
 task<result<void>> disk::notify_after(byte_range range, change_kind kind, std::span<const std::byte> data,
                                       result<void> done) {
   const bool succeeded = done.has_value();
-  for (std::size_t index = 0; index < observers_.size(); ++index) {
+  for (std::size_t index = 0; index < observers_.size(); ++index) {  // NOLINT(modernize-loop-convert)
     const result<void> seen = co_await observers_[index]->after_change(range, kind, data, succeeded);
     if (done && !seen) done = seen;
   }

@@ -377,7 +377,7 @@ task<outcome<std::vector<std::shared_ptr<layer>>>> open_chain(const disk_model& 
                                                               const storage_opener& opener,
                                                               open_chain_options options) {
   chain_opener opening(disk, formats, opener, options);
-  outcome<void> opened = co_await opening.run();
+  const outcome<void> opened = co_await opening.run();
   if (!opened) {
     const result<void> ignored = co_await close_layers(opening.layers());
     static_cast<void>(ignored);

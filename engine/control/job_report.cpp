@@ -90,9 +90,9 @@ std::string event_line(const qmp_event& event, std::chrono::system_clock::time_p
   const auto since = when.time_since_epoch();
   const auto seconds = duration_cast<std::chrono::seconds>(since);
   const auto rest = duration_cast<std::chrono::microseconds>(since - seconds);
-  json::object line{{"timestamp", {{"seconds", seconds.count()}, {"microseconds", rest.count()}}},
-                    {"event", event.name},
-                    {"data", event.data}};
+  const json::object line{{"timestamp", {{"seconds", seconds.count()}, {"microseconds", rest.count()}}},
+                          {"event", event.name},
+                          {"data", event.data}};
   return json::serialize(line) + "\r\n";
 }
 

@@ -124,6 +124,7 @@ task<void> job_manager::stop() {
 
 std::vector<job*> job_manager::jobs() const {
   std::vector<job*> all;
+  all.reserve(jobs_.size());
   for (const auto& each : jobs_) all.push_back(each.get());
   return all;
 }

@@ -73,6 +73,7 @@ std::optional<export_facts> export_table::do_find(std::string_view name) const {
 
 std::vector<export_facts> export_table::do_list() const {
   std::vector<export_facts> all;
+  all.reserve(entries_.size());
   for (const auto& [name, entry] : entries_) all.push_back(facts_of(*entry));
   return all;
 }

@@ -103,7 +103,7 @@ std::string text_of(const memory_pointer& memory) {
 }
 
 std::string pem_of(const identity& whose, bool key) {
-  memory_pointer memory(BIO_new(BIO_s_mem()));
+  const memory_pointer memory(BIO_new(BIO_s_mem()));
   if (key) {
     PEM_write_bio_PKCS8PrivateKey(memory.get(), whose.key.get(), nullptr, nullptr, 0, nullptr, nullptr);
   } else {

@@ -82,7 +82,7 @@ tls_channel::step tls_channel::shake_hands() {
 std::string tls_channel::identity() const {
   // Whoever showed no certificate came in by a key: the one that was found last.
   X509* const certificate = SSL_get0_peer_certificate(session_);
-  std::string name = certificate == nullptr ? key_name_ : common_name_of(certificate);
+  const std::string name = certificate == nullptr ? key_name_ : common_name_of(certificate);
   return is_plain(name) ? name : std::string();
 }
 

@@ -206,7 +206,7 @@ task<result<void>> local_file::do_truncate(std::uint64_t length) {
     const byte_range claimed = range_between(std::min(length, size_), direct_access::to_the_end);
     held.emplace(co_await direct_->acquire(claimed));
   }
-  result<void> done = co_await space_.set_length(length);
+  const result<void> done = co_await space_.set_length(length);
   if (done) size_ = length;
   co_return co_await synced(done);
 }

@@ -183,6 +183,7 @@ simulated_disk simulated_disk::survivor(std::uint64_t seed, power_supply* power)
   } else if (seed > 1) {
     std::mt19937_64 random(seed);
     std::vector<const disk_change*> order;
+    order.reserve(log_.size());
     for (const logged_change& logged : log_) order.push_back(&logged.what);
     for (std::size_t left = order.size(); left > 1; --left) {
       std::swap(order[left - 1], order[below(random, left)]);

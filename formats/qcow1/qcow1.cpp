@@ -59,7 +59,7 @@ outcome<void> admit(const header& fields, const storage& file, const image_open_
 task<outcome<std::unique_ptr<qcow1_image>>> open_mapped(std::unique_ptr<storage> from,
                                                         image_open_options options) {
   outcome<opened_header> opened = co_await read_header(*from);
-  outcome<void> usable = opened ? admit(opened->fields, *from, options) : outcome<void>(opened.error());
+  const outcome<void> usable = opened ? admit(opened->fields, *from, options) : outcome<void>(opened.error());
   if (!usable) {
     const result<void> ignored = co_await from->close();
     static_cast<void>(ignored);

@@ -82,7 +82,7 @@ task<outcome<void>> load_bitmaps(qcow2_image& opened, bitmap_care care) {
 }
 
 task<outcome<void>> open_data_file(qcow2_image& opened, const image_open_options& options) {
-  image_tables& tables = opened.tables();
+  const image_tables& tables = opened.tables();
   if (!tables.shape.external_data) co_return outcome<void>{};
   const std::string& location = tables.file.location();
   if (!options.open_data_file) {

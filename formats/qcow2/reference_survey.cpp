@@ -127,8 +127,7 @@ void reference_survey::merge_uses() {
   };
   std::ranges::sort(l2_tables, {}, rank);
   std::size_t kept = 0;
-  for (std::size_t at = 0; at < l2_tables.size(); ++at) {
-    const l2_use use = l2_tables[at];
+  for (const l2_use use : l2_tables) {
     if (kept > 0 && l2_tables[kept - 1].offset == use.offset) {
       l2_tables[kept - 1].active += use.active;
       l2_tables[kept - 1].inactive += use.inactive;

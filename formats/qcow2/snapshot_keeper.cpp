@@ -56,6 +56,7 @@ task<outcome<void>> snapshot_keeper::show(std::string wanted) {
 
 std::vector<snapshot_info> snapshot_keeper::list() const {
   std::vector<snapshot_info> made;
+  made.reserve(entries_.size());
   for (const snapshot_entry& entry : entries_) {
     made.push_back({.id = entry.id,
                     .name = entry.name,

@@ -93,8 +93,8 @@ bool image_check::judge_l1(std::span<std::byte> entries, std::uint64_t index) {
     const auto offset = load_little<std::uint64_t>(entries.data() + at);
     if (offset == unallocated_entry) continue;
     const std::uint64_t last = offset + (shape_.table_clusters - 1) * shape_.cluster_bytes;
-    std::string line = "L1 entry " + std::to_string(index) + " points to " + std::to_string(offset) + " (" +
-                       guest_text(index * shape_.table_span(), shape_.table_span()) + "), ";
+    const std::string line = "L1 entry " + std::to_string(index) + " points to " + std::to_string(offset) +
+                             " (" + guest_text(index * shape_.table_span(), shape_.table_span()) + "), ";
     if (!is_cluster(offset) || last < offset || !is_cluster(last)) {
       log_.corruption(line + "where no L2 table can be; what it held is lost");
       if (repair_ != repair_mode::all) continue;

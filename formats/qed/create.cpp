@@ -19,7 +19,9 @@ outcome<geometry> parse_geometry(const image_create_options& options, const stor
                           "QED images have no option '" + key + "'");
     }
     if (!number) {
-      return make_failure(errc::unsupported_feature, into.location(), key + " '" + value + "' is not a size");
+      std::string why = key;
+      why.append(" '").append(value).append("' is not a size");
+      return make_failure(errc::unsupported_feature, into.location(), why);
     }
     (key == "cluster_size" ? shape.cluster_bytes : shape.table_clusters) = *number;
   }
