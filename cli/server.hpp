@@ -57,7 +57,7 @@ class server final : public engine_control {
   outcome<void> start_stream(stream_request request) override;
   task<outcome<void>> start_mirror(mirror_request request) override;
   task<outcome<void>> start_commit(commit_request request) override;
-  task<outcome<void>> start_backup(backup_request request) override;
+  task<outcome<prepared_backup>> prepare_backup(backup_request request) override;
   outcome<std::string> live_xml() override;
   void quit() override;
 

@@ -18,14 +18,16 @@ copy_target_request target_of(const backup_request& request) {
 
 }  // namespace
 
-task<outcome<void>> server::start_backup(backup_request request) {
+task<outcome<prepared_backup>> server::prepare_backup(backup_request request) {
   disk* const source = find_disk(request.disk);
   if (source == nullptr) {
     co_return failure{errc::out_of_range, "no disk '" + request.disk + "' is served here"};
   }
-  if (auto allowed = jobs_.may_start(request.settings.id, request.disk); allowed.has_error())
-    co_return allowed;
-  job_manager::reservation reserved = jobs_.reserve(request.disk);
+  if (auto allowed = jobs_.may_start(request.settings.id, request.disk); allowed.has_error()) {
+    co_return allowed.error();
+  }
+  prepared_backup prepared;
+  prepared.reserved = std::make_unique<job_manager::reservation>(jobs_, request.disk);
   auto opened = co_await open_copy_target(host_, *source, target_of(request), request_.image.storage);
   if (opened.has_error()) co_return opened.error();
   request.options.target_is_zero = opened->is_zero && request.options.sync == backup_sync::full;
@@ -38,14 +40,13 @@ task<outcome<void>> server::start_backup(backup_request request) {
     const std::shared_ptr<new_image> made = std::move(opened->unfinished);
     request.options.completed = [made] { return made->put_in_place(); };
   }
-  auto created = std::make_unique<backup_job>(*source, std::move(opened->target), std::move(request.settings),
+  prepared.job = std::make_unique<backup_job>(*source, std::move(opened->target), std::move(request.settings),
                                               std::move(request.options));
-  if (auto ready = co_await created->prepare(); ready.has_error()) {
-    co_await created->give_up();
-    co_return ready;
+  if (auto ready = co_await prepared.job->prepare(); ready.has_error()) {
+    co_await prepared.job->give_up();
+    co_return ready.error();
   }
-  reserved.end();
-  co_return jobs_.start(std::move(created));
+  co_return prepared;
 }
 
 }  // namespace weir::cli

@@ -182,6 +182,14 @@ void bitmap_store::end_resize() {
   }
 }
 
+void bitmap_store::restore(saved_state saved) {
+  bitmaps_ = std::move(saved.bitmaps);
+  set_changed_ = saved.set_changed;
+  marked_ = false;
+  loaded_bytes_ = 0;
+  for (const kept_bitmap& each : bitmaps_) loaded_bytes_ += each.bits ? bytes_of(each.granularity) : 0;
+}
+
 void bitmap_store::forget_changes() noexcept {
   for (kept_bitmap& each : bitmaps_) each.changed = false;
   set_changed_ = false;

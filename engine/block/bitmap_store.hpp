@@ -87,6 +87,15 @@ class bitmap_store {
   /// The disk has its new size: granules that it gains are clear in every bitmap.
   void end_resize();
 
+  /// Everything as it is now, to come back to if several changes have to succeed together. Precondition of restore():
+  /// nothing has been stored, and no content has changed, since.
+  struct saved_state {
+    std::vector<kept_bitmap> bitmaps;
+    bool set_changed = false;
+  };
+  saved_state save() const { return {bitmaps_, set_changed_}; }
+  void restore(saved_state saved);
+
   /// Changes of bitmaps since the last store() are not to be stored: what the storage has stays. Precondition: no
   /// content has changed since.
   void forget_changes() noexcept;

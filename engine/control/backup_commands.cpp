@@ -1,6 +1,7 @@
 // drive-backup and blockdev-backup. The latter's target is an image that exists, named as users name images: nodes are
 // not added one by one here.
 #include "engine/control/arguments.hpp"
+#include "engine/control/backup_arguments.hpp"
 #include "engine/control/command_table.hpp"
 
 #include <array>
@@ -80,42 +81,58 @@ qmp_result<void> check(backup_arguments& wanted) {
   return check_bitmap(wanted);
 }
 
-task<qmp_reply> start(engine_control& engine, backup_arguments wanted) {
-  if (const auto checked = check(wanted); checked.has_error()) co_return checked.error();
-  const disk* const source = engine.find_disk(wanted.device);
-  if (source == nullptr) {
-    co_return generic_error("Cannot find device='" + wanted.device + "' nor node-name='" + wanted.device +
-                            "'");
-  }
-  wanted.request.disk = source->name();
-  wanted.request.settings.id = wanted.job_id.value_or(source->name());
-  const outcome<void> started = co_await engine.start_backup(std::move(wanted.request));
+void decode_drive(argument_reader& reader, backup_request& request) {
+  request.target = reader.string("target");
+  request.format = reader.optional_string("format").value_or("");
+  request.existing = reader.optional_word("mode", modes).value_or(1) == 0;
+}
+
+void decode_blockdev(argument_reader& reader, backup_request& request) {
+  request.target = reader.string("target");
+  request.existing = true;
+  request.format = reader.optional_string("weir-format").value_or("");
+}
+
+task<qmp_reply> start(engine_control& engine, const json::object& arguments, backup_command command) {
+  auto request = decode_backup(engine, arguments, command);
+  if (request.has_error()) co_return request.error();
+  auto prepared = co_await engine.prepare_backup(std::move(*request));
+  if (prepared.has_error()) co_return generic_error(prepared.error());
+  prepared->reserved->end();
+  const outcome<void> started = engine.jobs().start(std::move(prepared->job));
   if (started.has_error()) co_return generic_error(started.error());
   co_return json::value(json::object{});
 }
 
 }  // namespace
 
-task<qmp_reply> run_drive_backup(engine_control& engine, const json::object& arguments) {
+qmp_result<backup_request> decode_backup(engine_control& engine, const json::object& arguments,
+                                         backup_command command) {
   argument_reader reader(arguments);
   backup_arguments wanted;
   decode_common(reader, wanted);
-  wanted.request.target = reader.string("target");
-  wanted.request.format = reader.optional_string("format").value_or("");
-  wanted.request.existing = reader.optional_word("mode", modes).value_or(1) == 0;
-  if (auto checked = reader.finish(); checked.has_error()) co_return checked.error();
-  co_return co_await start(engine, std::move(wanted));
+  if (command == backup_command::drive) {
+    decode_drive(reader, wanted.request);
+  } else {
+    decode_blockdev(reader, wanted.request);
+  }
+  if (auto checked = reader.finish(); checked.has_error()) return checked.error();
+  if (const auto checked = check(wanted); checked.has_error()) return checked.error();
+  const disk* const source = engine.find_disk(wanted.device);
+  if (source == nullptr) {
+    return generic_error("Cannot find device='" + wanted.device + "' nor node-name='" + wanted.device + "'");
+  }
+  wanted.request.disk = source->name();
+  wanted.request.settings.id = wanted.job_id.value_or(source->name());
+  return std::move(wanted.request);
+}
+
+task<qmp_reply> run_drive_backup(engine_control& engine, const json::object& arguments) {
+  return start(engine, arguments, backup_command::drive);
 }
 
 task<qmp_reply> run_blockdev_backup(engine_control& engine, const json::object& arguments) {
-  argument_reader reader(arguments);
-  backup_arguments wanted;
-  decode_common(reader, wanted);
-  wanted.request.target = reader.string("target");
-  wanted.request.existing = true;
-  wanted.request.format = reader.optional_string("weir-format").value_or("");
-  if (auto checked = reader.finish(); checked.has_error()) co_return checked.error();
-  co_return co_await start(engine, std::move(wanted));
+  return start(engine, arguments, backup_command::blockdev);
 }
 
 }  // namespace weir

@@ -46,6 +46,7 @@ constexpr std::array table{
     qmp_command{"query-named-block-nodes", run_query_named_block_nodes},
     qmp_command{"query-version", run_query_version},
     qmp_command{"quit", run_quit},
+    qmp_command{"transaction", run_transaction},
     qmp_command{"weir-copy-on-read", run_weir_copy_on_read},
     qmp_command{"weir-domblklist", run_weir_domblklist},
     qmp_command{"weir-dumpxml", run_weir_dumpxml},

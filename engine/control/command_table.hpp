@@ -70,6 +70,7 @@ task<qmp_reply> run_query_block_exports(engine_control& engine, const boost::jso
 task<qmp_reply> run_object_add(engine_control& engine, const boost::json::object& arguments);
 task<qmp_reply> run_object_del(engine_control& engine, const boost::json::object& arguments);
 
+task<qmp_reply> run_transaction(engine_control& engine, const boost::json::object& arguments);
 task<qmp_reply> run_weir_copy_on_read(engine_control& engine, const boost::json::object& arguments);
 task<qmp_reply> run_weir_domblklist(engine_control& engine, const boost::json::object& arguments);
 task<qmp_reply> run_weir_dumpxml(engine_control& engine, const boost::json::object& arguments);

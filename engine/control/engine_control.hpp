@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -103,6 +104,13 @@ struct backup_request {
   backup_options options;
 };
 
+/// A backup job that may be started at once.
+struct prepared_backup {
+  std::unique_ptr<backup_job> job;
+  std::unique_ptr<job_manager::reservation>
+      reserved;  ///< of the disk; to be ended right before the job starts
+};
+
 class engine_control {
  public:
   virtual ~engine_control() = default;
@@ -116,8 +124,8 @@ class engine_control {
   virtual outcome<void> start_stream(stream_request request) = 0;
   /// Opens or makes the target first.
   virtual task<outcome<void>> start_mirror(mirror_request request) = 0;
-  /// Opens or makes the target first.
-  virtual task<outcome<void>> start_backup(backup_request request) = 0;
+  /// Opens or makes the target. The disk is taken; nothing happens to it before the job's begin() or start.
+  virtual task<outcome<prepared_backup>> prepare_backup(backup_request request) = 0;
   /// Opens the base for writing first.
   virtual task<outcome<void>> start_commit(commit_request request) = 0;
   /// The domain XML with every chain as it is now. Errors: not_supported without a domain.

@@ -41,7 +41,10 @@ backup_job::backup_job(disk& source, std::unique_ptr<disk> target, job_settings 
       steps_(source.resources().context),
       step_bytes_(std::max(usual_step_bytes, to_save_.granularity())) {}
 
-backup_job::~backup_job() = default;
+backup_job::~backup_job() {
+  // Begun and never started, as when the engine is about to end.
+  if (watching_) source_.remove_observer(*this);
+}
 
 // The instant
 
@@ -77,6 +80,11 @@ void backup_job::begin() {
   }
   source_.add_observer(*this);
   watching_ = true;
+}
+
+void backup_job::undo_begin() noexcept {
+  begun_ = false;
+  if (std::exchange(watching_, false)) source_.remove_observer(*this);
 }
 
 // Watching the disk

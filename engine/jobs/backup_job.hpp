@@ -63,7 +63,9 @@ class backup_job final : public job, private change_observer {
   task<outcome<void>> prepare();
   /// The instant that is copied. Precondition: prepare() has succeeded and the disk is drained.
   void begin();
-  /// Instead of run(), after a prepare() that failed: closes the target.
+  /// As if begin() had not been called. Precondition: the disk is still drained.
+  void undo_begin() noexcept;
+  /// Instead of run(): closes the target.
   task<void> give_up();
 
  private:

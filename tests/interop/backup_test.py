@@ -57,8 +57,8 @@ class Backup(CliTestCase):
                 writer = Writer(self.uri, 16 * MIB, number)
                 writer.start()
                 self.change("write -P 77 0 16M", "write -z 2M 3M", "discard 9M 1M")
-                self.assertFalse(os.path.exists(self.path(dest)))
-                self.weir("blockjob", "-c", self.control, "vda", "--bandwidth", "0")
+                # It may be over already, if the client has changed, and so saved, everything.
+                self.qmp("block-job-set-speed", device="vda", speed=0)
                 writer.stop(self)
                 while self.job():
                     pass
@@ -89,7 +89,7 @@ class Backup(CliTestCase):
             dest = f"increment{number}.qcow2"
             self.backup("--dest", dest, "--incremental", "b", "--bandwidth", "1")
             self.change("write -P 200 14M 1M", "write -P 201 1M 4M")
-            self.weir("blockjob", "-c", self.control, "vda", "--bandwidth", "0")
+            self.qmp("block-job-set-speed", device="vda", speed=0)
             while self.job():
                 pass
             mapped = json.loads(self.qemu_img("map", "--output=json", dest))
@@ -109,9 +109,9 @@ class Backup(CliTestCase):
     def test_a_failed_increment_loses_nothing(self):
         self.done("block-dirty-bitmap-add", node="vda", name="b", persistent=True)
         self.backup("--dest", "full.qcow2", "--wait")
-        self.change("write -P 9 1M 2M")
+        self.change("write -P 9 0 14M")
         self.backup("--dest", "cancelled.qcow2", "--incremental", "b", "--bandwidth", "1")
-        self.change("write -P 8 6M 1M")
+        self.change("write -P 8 6M 64k")
         self.weir("blockjob", "-c", self.control, "vda", "--abort")
         self.assertFalse(os.path.exists(self.path("cancelled.qcow2")))
         self.assertEqual([name for name in os.listdir(self.folder) if name.startswith("cancelled") or ".weir" in name], [])
@@ -180,6 +180,65 @@ class Backup(CliTestCase):
         shown = json.loads(run("nbdinfo", "--json", "--map=qemu:dirty-bitmap:a", self.uri))
         self.assertEqual([(each["offset"], each["length"]) for each in shown if each["type"]],
                          [(1 * MIB, 65536), (2 * MIB, 65536), (3 * MIB, 65536)])
+
+    def test_a_transaction_is_one_instant_of_several_disks(self):
+        self.assertEqual(self.running.stop(), (0, ""))
+        self.qemu_img("create", "-q", "-f", "qcow2", "second.qcow2", "16M")
+        self.xml = self.domain(("vda", "qcow2", self.path("top.qcow2")), ("vdb", "qcow2", self.path("second.qcow2")))
+        self.start()
+        second = f"nbd+unix:///vdb?socket={self.nbd}"
+
+        def backup(disk, dest, **more):
+            return {"type": "drive-backup", "data": {"device": disk, "target": self.path(dest), "format": "qcow2",
+                                                     "sync": "full", "speed": 4 * MIB, **more}}
+
+        def add(disk):
+            return {"type": "block-dirty-bitmap-add", "data": {"node": disk, "name": "b", "persistent": True}}
+
+        self.qemu_io(self.uri, "write -P 9 0 16M", image_format="raw")
+        self.qemu_io(second, "write -P 9 0 16M", image_format="raw")
+        self.served_content("first.raw")
+        self.qemu_img("convert", "-f", "raw", "-O", "raw", second, "second.raw")
+        self.done("transaction", actions=[add("vda"), backup("vda", "a.qcow2"), add("vdb"), backup("vdb", "b.qcow2")])
+        self.qemu_io(self.uri, "write -P 1 0 16M", image_format="raw")
+        self.qemu_io(second, "write -P 1 0 16M", image_format="raw")
+        for disk in ("vda", "vdb"):
+            while json.loads(self.weir("blockjob", "-c", self.control, disk, "--json").stdout):
+                pass
+        self.qemu_img("compare", "-f", "raw", "-F", "qcow2", "first.raw", "a.qcow2")
+        self.qemu_img("compare", "-f", "raw", "-F", "qcow2", "second.raw", "b.qcow2")
+        # The increments begin where the full copies ended.
+        self.done("transaction", actions=[
+            {"type": each["type"], "data": {**each["data"], "sync": "incremental", "bitmap": "b"}}
+            for each in (backup("vda", "a2.qcow2", speed=0), backup("vdb", "b2.qcow2", speed=0))])
+        for disk, dest, base in (("vda", "a2.qcow2", "a.qcow2"), ("vdb", "b2.qcow2", "b.qcow2")):
+            while json.loads(self.weir("blockjob", "-c", self.control, disk, "--json").stdout):
+                pass
+            self.qemu_img("rebase", "-u", "-f", "qcow2", "-b", base, "-F", "qcow2", dest)
+            self.qemu_img("compare", "-f", "raw", "-F", "qcow2", f"nbd+unix:///{disk}?socket={self.nbd}", dest)
+        self.assertEqual(self.running.stop(), (0, ""))
+
+    def test_a_transaction_that_fails_has_done_nothing(self):
+        self.done("block-dirty-bitmap-add", node="vda", name="kept", persistent=True)
+        self.change("write -P 5 1M 64k")
+        before = sorted(os.listdir(self.folder))
+        backup = {"type": "drive-backup", "data": {"device": "vda", "target": self.path("copy.qcow2"), "sync": "full"}}
+        add = {"type": "block-dirty-bitmap-add", "data": {"node": "vda", "name": "new", "persistent": True}}
+        clear = {"type": "block-dirty-bitmap-clear", "data": {"node": "vda", "name": "kept"}}
+        for last, words in (({"type": "abort", "data": {}}, "abort"), (add, "exists"),
+                            ({"type": "block-dirty-bitmap-clear", "data": {"node": "vda", "name": "none"}}, "none")):
+            failed = self.qmp("transaction", actions=[add, clear, backup, last])
+            self.assertIn(words, failed["error"]["desc"].lower())
+            self.assertEqual(self.job(), {})
+        for wrong in ([{"type": "quit", "data": {}}], [{"type": "drive-backup", "data": {"device": "vdz"}}]):
+            self.assertIn("error", self.qmp("transaction", actions=wrong))
+        self.assertEqual(sorted(os.listdir(self.folder)), before)
+        self.change("write -P 6 2M 64k")
+        self.assertEqual(self.running.stop(), (0, ""))
+        self.start("--bitmap", "kept")
+        shown = json.loads(run("nbdinfo", "--json", "--map=qemu:dirty-bitmap:kept", self.uri))
+        self.assertEqual([(each["offset"], each["length"]) for each in shown if each["type"]],
+                         [(1 * MIB, 65536), (2 * MIB, 65536)])
 
     def test_refusals(self):
         backup = ["backup", "-c", self.control]
